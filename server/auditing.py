@@ -19,7 +19,7 @@ from uuid_utils import uuid7
 from registry.timestamps import now_micros
 from server import call_context
 from server.model import AuditEntry
-from server.storage.audit_entries import insert_entry
+from server.storage.audit_entries import content_after, insert_entry, replace_content_after
 from server.storage.projects import project_ids
 
 if TYPE_CHECKING:
@@ -71,12 +71,37 @@ class AuditRecorder:
         if self._describe is None:
             return
         old, new = self._described(before), self._described(after)
-        if old == new:
+        if old != new:
+            self._insert(connection, project_pk, str(uuid7()), old, new)
+
+    def add(self, connection: Connection, project_pk: int, entry_id: str, effect: AuditNote, counted: str) -> None:
+        """Write an entry about an effect, or add its number to that of the entry, if there is one of this id.
+
+        So there is one entry of a call with several transactions, and each of them has its share in it. `counted` names
+        the number.
+        """
+        if self._describe is None:
             return
+        content = content_after(connection, entry_id)
+        if not content:
+            self._insert(connection, project_pk, entry_id, None, self._described(effect))
+            return
+        values = msgspec.json.decode(content)
+        values[counted] += effect.values[counted]
+        replace_content_after(connection, entry_id, msgspec.json.encode(values).decode())
+
+    def _insert(
+        self,
+        connection: Connection,
+        project_pk: int,
+        entry_id: str,
+        old: AuditedResource | None,
+        new: AuditedResource | None,
+    ) -> None:
         resource = new or old
         assert resource is not None
         entry = AuditEntry(
-            id=str(uuid7()),
+            id=entry_id,
             occurred_at=now_micros(),
             project_id=project_ids(connection, [project_pk])[project_pk] if project_pk else "",
             key_id=self._call.key_id,
@@ -112,12 +137,16 @@ class AuditedChanges:
 
         Raise StorageError, and what the work raises.
         """
-        call = call_context.current()
+        recorder = self.recorder(action)
 
         def in_transaction(connection: Connection) -> T:
-            return work(connection, AuditRecorder(call, action, self._describe))
+            return work(connection, recorder)
 
         return await self._database.write(in_transaction)
+
+    def recorder(self, action: str) -> AuditRecorder:
+        """Return what records the effects of the current call. `action` is the name of an RPC."""
+        return AuditRecorder(call_context.current(), action, self._describe)
 
 
 def _named(side: str, described: AuditedResource | None) -> tuple[str, ...]:

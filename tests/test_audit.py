@@ -28,7 +28,7 @@ from signalbox.v1 import (
 from tests.support.automations import automate
 from tests.support.bridge import calling
 from tests.support.consumers import EARLIEST, PARK, acknowledge, ids, pull, subscribe
-from tests.support.messages import ADA, INDEPENDENT, ORDER, ORDER_SCHEMA, event
+from tests.support.messages import ADA, ANYTHING, INDEPENDENT, ORDER, ORDER_SCHEMA, event
 from tests.support.refusals import refusal, verdict
 from tests.support.service import ADMIN_KEY, serving
 
@@ -97,12 +97,25 @@ class Changer:
         await self.client.definitions.UndeleteEventDefinition(request)
         await refused(self.client.definitions.UndeleteEventDefinition(request))
 
-    async def discard_refused_events(self) -> None:
+    async def quarantine(self) -> None:
         quarantining = projects_pb2.UpdateProjectRequest(
             project=self.client.project, refused_events=projects_pb2.REFUSED_EVENTS_QUARANTINE
         )
         await self.admin.projects.UpdateProject(quarantining)
         await refused(self.client.send(event(name="unheard_of")))
+
+    async def reingest_refused_events(self) -> None:
+        await self.quarantine()
+        await self.client.define("unheard_of", ANYTHING)
+        request = refusals_pb2.ReingestRefusedEventsRequest(
+            filter=refusals_pb2.RefusedEventFilter(), validate_only=True
+        )
+        await self.client.quarantine.ReingestRefusedEvents(request)
+        request.validate_only = False
+        await twice(self.client.quarantine.ReingestRefusedEvents, request)
+
+    async def discard_refused_events(self) -> None:
+        await self.quarantine()
         request = refusals_pb2.DiscardRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter(), validate_only=True)
         await self.client.quarantine.DiscardRefusedEvents(request)
         request.validate_only = False

@@ -110,6 +110,8 @@ LIMITS = {
     "Age of a refused event": number(SETTINGS.quarantine_retention_seconds / 86_400, "days"),
     "A refused event that is kept": size(quarantine.MAX_KEPT_BYTES),
     "Refused events that one call sends again or discards": number(quarantine_service.CALL_EVENTS),
+    "Time in which a call sends refused events again": seconds(quarantine_service.REINGEST_SECONDS),
+    "Time that its first events wait for the project's rate": seconds(quarantine_service.FIRST_WAIT_SECONDS),
     "Time for which events are kept, if not for ever": (
         f"{seconds(retention.MIN_RETENTION / SECOND)} to {number(retention.MAX_RETENTION / SECOND / 86_400, 'days')}"
     ),

@@ -128,6 +128,12 @@ def test_the_rules_cover_what_an_operator_must_know_and_say_it() -> None:
         assert rule["expr"].count("(") == rule["expr"].count(")")
 
 
+def test_refused_events_have_a_panel_by_reason() -> None:
+    shown = {panel["title"]: panel.get("targets", ()) for panel in dashboard()["panels"]}
+    (target,) = shown["Refused events by reason"]
+    assert re.match(r"sum by \(reason\) \(rate\(signalbox_events_refused_total", target["expr"])
+
+
 def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
     panels = dashboard()["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

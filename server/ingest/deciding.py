@@ -54,9 +54,15 @@ def _unknown_contact(draft: Draft, rules: Rules) -> ContactKey | None:
     return None if fate is IfUnknown.CREATE else NOBODY
 
 
-def preview(connection: Connection, batch: Batch) -> None:
-    """Decide a validated batch as a commit would, in a transaction that only reads."""
-    project_pk = batch.snapshot.project_pk
-    earlier = EarlierSends(connection, project_pk, batch.drafts)
-    contacts = CommitContacts(connection, project_pk, {}, batch.drafts)
-    decide_drafts(batch.drafts, earlier, contacts, batch.snapshot.rules)
+def preview(connection: Connection, batch: Batch, previewed: dict[str, str]) -> None:
+    """Decide a validated batch as a commit would, in a transaction that only reads.
+
+    `previewed` are the fingerprints of events that would have been recorded before, by idempotency key. Those of the
+    batch that would be recorded are added.
+    """
+    snapshot = batch.snapshot
+    sealed_of = snapshot.project_id if snapshot.sealed else ""
+    earlier = EarlierSends(connection, snapshot.project_pk, batch.drafts, sealed_of, previewed)
+    contacts = CommitContacts(connection, snapshot.project_pk, {}, batch.drafts)
+    decided = decide_drafts(batch.drafts, earlier, contacts, snapshot.rules)
+    previewed |= {key: draft.fingerprint() for key, draft in decided.first.items()}

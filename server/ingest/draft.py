@@ -6,7 +6,7 @@ from dataclasses import replace
 from enum import Enum
 from hashlib import sha256
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,8 @@ from server.errors import BatchRejected, InvalidArgument, StorageUnavailable
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy import Connection
 
     from automation.automations import Automation
     from automation.matches import Match
@@ -33,6 +35,10 @@ MAX_REPORTED = 100
 
 EVENT_BYTES = 512
 """The size that is assumed for an event if the size of its request is unknown."""
+
+
+OnRelease: TypeAlias = "Callable[[Connection, Sequence[str]], None]"
+"""Is called with the ids of refused events that leave the quarantine."""
 
 
 class BatchMode(Enum):
@@ -123,7 +129,8 @@ class Batch:
     """Drafts of one project that are decided in one transaction. `done` is resolved when they are decided and durable.
 
     Its drafts were validated by `snapshot`. `size` is the number of bytes of the request, or an estimate of it, and
-    `caller` is who sent it. Drafts that were refused before make it one that `reingests`.
+    `caller` is who sent it. If its drafts were refused before, `on_release` is called with those that leave the
+    quarantine, in the transaction that records them.
 
     A large independent batch is decided in parts, each in a transaction of its own: they are batches too, and stand in
     the queue for the `whole`. If some parts fail, the drafts of these have the failure as their error.
@@ -141,9 +148,9 @@ class Batch:
         "done",
         "drafts",
         "mode",
+        "on_release",
         "pre_evaluated_by",
         "refused",
-        "reingests",
         "rounds",
         "size",
         "snapshot",
@@ -158,10 +165,10 @@ class Batch:
         done: asyncio.Future[None],
         size: int = 0,
         *,
-        reingests: bool = False,
+        on_release: OnRelease | None = None,
     ) -> None:
         self.caller = call_context.current()
-        self.reingests = reingests
+        self.on_release = on_release
         self.snapshot = snapshot
         self.drafts = drafts
         self.mode = mode
@@ -178,6 +185,11 @@ class Batch:
         self._left = 0
 
     @property
+    def reingests(self) -> bool:
+        """Whether its drafts were refused before."""
+        return self.on_release is not None
+
+    @property
     def whole(self) -> Batch:
         """The batch that this is a part of, or else this batch."""
         return self._whole or self
@@ -190,7 +202,7 @@ class Batch:
         for start in range(0, len(self.drafts), events):
             drafts = self.drafts[start : start + events]
             size = self.size * len(drafts) // len(self.drafts)
-            part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size, reingests=self.reingests)
+            part = Batch(self.snapshot, drafts, self.mode, loop.create_future(), size, on_release=self.on_release)
             part.pre_evaluated_by, part.rounds, part._whole, part.caller = (
                 self.pre_evaluated_by,
                 self.rounds,

@@ -8,6 +8,7 @@ found by their sealed forms.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from automation.automation_store import automations_by_key
@@ -17,7 +18,7 @@ from server.storage.events import events_by_idempotency_key
 from server.storage.sealing import seal_fingerprint, seal_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -30,8 +31,19 @@ if TYPE_CHECKING:
 class EarlierSends:
     """What was sent before under the idempotency keys of one commit, to one project."""
 
-    def __init__(self, connection: Connection, project_pk: int, drafts: Iterable[Draft], sealed_of: str = "") -> None:
-        """`sealed_of` is the id of the project if it may have sealed keys (`server.storage.sealing`), else empty."""
+    def __init__(
+        self,
+        connection: Connection,
+        project_pk: int,
+        drafts: Iterable[Draft],
+        sealed_of: str = "",
+        previewed: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`sealed_of` is the id of the project if it may have sealed keys (`server.storage.sealing`), else empty.
+
+        `previewed` are fingerprints of events that would have been recorded before, by key.
+        """
+        self._previewed = previewed
         self.stored: dict[str, Draft] = {}
         """The drafts that this commit has stored, by key."""
         self._events: dict[str, tuple[str, Event]] = {}
@@ -57,6 +69,7 @@ class EarlierSends:
         matches = self._matches.get(event.position, ()) if event is not None else ()
         if original := self.stored.get(key) or in_batch.get(key):
             fingerprint, event, matches = original.fingerprint(), original.event, original.matches
+        fingerprint = fingerprint or self._previewed.get(key, "")
         if not fingerprint:
             return False
         given = draft.fingerprint()

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from server.ingest.catalog import Catalog, CatalogSnapshot
-    from server.ingest.draft import Draft
+    from server.ingest.draft import Draft, OnRelease
     from server.ingest.group_commit import GroupCommit
-    from server.ingest.quotas import Quotas
+    from server.ingest.quotas import Admitted, Quotas
     from server.model import Event
     from server.tracing.tracer import Tracer
 
@@ -115,16 +115,20 @@ class Ingest:
         snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
         return snapshot.quota.events_per_second
 
-    async def reingest(self, project_pk: int, drafts: Sequence[Draft], size: int) -> None:
+    async def reingest(
+        self, project_pk: int, drafts: Sequence[Draft], size: int, on_release: OnRelease, within: float
+    ) -> None:
         """Record events that were refused before, as `send_batch` does with independent ones.
 
-        Each that is recorded leaves the quarantine in the same transaction.
+        Each that is recorded leaves the quarantine in the same transaction. Raise ProjectRateExceeded if the rate does
+        not allow them within a number of seconds.
         """
         snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
-        limited = snapshot.quota.limited
-        admitted = await self._quotas.enter(snapshot, len(drafts), patiently=True) if limited else None
+        admitted: Admitted | None = None
+        if snapshot.quota.limited:
+            admitted = await self._quotas.enter(snapshot, len(drafts), patiently=True, within=within)
         try:
-            batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size, reingests=True)
+            batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size, on_release=on_release)
             await self._store(batch)
         finally:
             if admitted is not None:
@@ -177,14 +181,14 @@ class Ingest:
         mode: BatchMode,
         size: int = 0,
         *,
-        reingests: bool = False,
+        on_release: OnRelease | None = None,
     ) -> Batch:
         done = asyncio.get_running_loop().create_future()
-        batch = Batch(snapshot, drafts, mode, done, size, reingests=reingests)
+        batch = Batch(snapshot, drafts, mode, done, size, on_release=on_release)
         await self._validate(batch)
         if not batch.worth_storing() and not all(draft.invalid is not None for draft in drafts):
             # A commit would have noticed an outdated snapshot; this batch reaches none.
-            batch.snapshot = await self._catalog.current(snapshot)
+            batch.snapshot = await self._catalog.for_refusal(snapshot)
             if batch.snapshot is not snapshot:
                 await self._validate(batch)
         if batch.snapshot.automations:

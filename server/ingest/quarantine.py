@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from registry.errors import Violation
-    from server.ingest.draft import Batch, Draft
+    from server.ingest.draft import Batch, Draft, OnRelease
     from server.storage.log import LogRow
 
 MAX_KEPT_BYTES: Final = 512 * 1024
@@ -71,6 +71,7 @@ class Quarantined:
         self._ids = new_ids(received_at)
         self._rows: list[tuple[LogRow, int]] = []
         self._recorded: list[str] = []
+        self._released: list[tuple[OnRelease, list[str]]] = []
         self.unkept = 0
         """The number of refused events that did not fit."""
 
@@ -96,11 +97,16 @@ class Quarantined:
 
     def release(self, batch: Batch) -> None:
         """Gather the events of a batch that were in quarantine, and are recorded by now."""
-        self._recorded += [draft.refused_id for draft in batch.drafts if draft.refused_id and draft.event is not None]
+        released = [draft.refused_id for draft in batch.drafts if draft.refused_id and draft.event is not None]
+        self._recorded += released
+        if released and batch.on_release is not None:
+            self._released.append((batch.on_release, released))
 
     def store(self) -> None:
         """Write and delete the gathered rows. Those that do not fit are left out."""
         delete_refused(self._connection, self._project_pk, self._recorded)
+        for on_release, released in self._released:
+            on_release(self._connection, released)
         if not self._rows:
             return
         use = locked_use_of(self._connection, self._project_pk)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -94,8 +95,10 @@ class Quotas:
         if snapshot.quota.events_per_second:
             await self._check_rate(snapshot, count)
 
-    async def enter(self, snapshot: CatalogSnapshot, count: int, *, patiently: bool = False) -> Admitted:
-        """Count events that are about to be sent; with `patiently`, wait until the rate allows them.
+    async def enter(
+        self, snapshot: CatalogSnapshot, count: int, *, patiently: bool = False, within: float = inf
+    ) -> Admitted:
+        """Count events that are about to be sent; with `patiently`, wait up to `within` seconds for the rate.
 
         The result must be left once they are recorded or refused. Raise ProjectRateExceeded and ProjectQuotaExceeded.
         """
@@ -103,7 +106,7 @@ class Quotas:
         try:
             if snapshot.quota.events_per_second:
                 if patiently:
-                    await self._wait_for_rate(snapshot, count)
+                    await self._wait_for_rate(snapshot, count, within)
                 else:
                     (await self._check_rate(snapshot, count)).take(count)
         except BaseException:
@@ -122,9 +125,11 @@ class Quotas:
                 raise ProjectRateExceeded(bucket.rate, bucket.burst, max(seconds, 0.01))
         return bucket
 
-    async def _wait_for_rate(self, snapshot: CatalogSnapshot, count: int) -> None:
+    async def _wait_for_rate(self, snapshot: CatalogSnapshot, count: int, within: float) -> None:
         bucket = self._bucket(snapshot.project_pk, snapshot.quota)
         seconds = bucket.wait(count, monotonic())
+        if seconds > within:
+            raise ProjectRateExceeded(bucket.rate, bucket.burst, seconds)
         # Taken at once, so that those who wait come one after another.
         bucket.take(count)
         if seconds:

@@ -8,11 +8,17 @@ the lock of the project's head, so nothing is done twice or by halves, whenever 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from uuid_utils import uuid7
+
+from registry.errors import RowUnreadable, SignalboxError
+from registry.timestamps import format_millis
+from registry.unreadable_rows import UNREADABLE_ROWS
 from server.auditing import AuditNote
 from server.errors import InvalidArgument, ServiceError
 from server.ingest.deciding import preview
@@ -23,7 +29,7 @@ from server.storage.log import lock_heads
 from server.storage.refused_events import RefusedEvent, RefusedFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from sqlalchemy import Connection
 
@@ -51,11 +57,20 @@ STEP_BYTES: Final = 512 * 1024
 REINGEST_SECONDS: Final = 5.0
 """A call sends nothing more after this time, and returns where to continue: it may wait for the project's quota."""
 
+_COUNTED: Final = "refusedEventCount"
+
+FIRST_WAIT_SECONDS: Final = 5.0
+"""The first events of a call wait this long for the project's rate, before they are refused."""
+
 MAX_REPORTED: Final = 100
 """The most events that are still refused of which a call reports the errors."""
 
 Reread: TypeAlias = Callable[[int, RefusedEvent], Awaitable[Draft]]
 """Reads a request of a project that could not be read before; what is still refused has its error in the draft."""
+
+
+_Send: TypeAlias = Callable[[int, int, float, Sequence[Draft]], Awaitable[None]]
+"""Records or previews drafts of a project, with the bytes of their requests, within some seconds."""
 
 
 class EventApi(NamedTuple):
@@ -147,26 +162,26 @@ class Quarantine:
     async def reingest(self, project_pk: int, selection: Selection, *, validate_only: bool) -> Reingested:
         """Send refused events again, or find out what would become of them.
 
-        Raise RefusedEventNotFound, QueueFull, BatchTooCostly, AutomationsChanging and ProjectQuotaExceeded; what was
-        recorded stays so. With a filter they are raised only if nothing was sent: else the call ends before them.
+        Raise RefusedEventNotFound, QueueFull, BatchTooCostly, AutomationsChanging, ProjectRateExceeded and
+        ProjectQuotaExceeded if nothing was sent: else the call ends before them, as it does after REINGEST_SECONDS.
         """
-        selected, last = await self._select(project_pk, selection)
-        result = Reingested(last=last)
-        rate = 0 if validate_only else await self._ingest.events_per_second(project_pk)
         end = monotonic() + REINGEST_SECONDS
-        done = ""
+        selected, last = await self._select(project_pk, selection)
+        send = await self._previewing(project_pk, selection, selected) if validate_only else self._sending(selection)
+        rate = 0 if validate_only else await self._ingest.events_per_second(project_pk)
+        result, done = Reingested(last=last), ""
         for ids, size in _steps(selected, min(STEP_EVENTS, rate or STEP_EVENTS)):
-            may_end = done and not selection.ids
-            if may_end and monotonic() > end:
+            # Half of the rate is left to what is sent meanwhile: that does not wait, but is refused.
+            pause = len(ids) / rate if rate and done else 0.0
+            if done and monotonic() + pause > end:
                 result.last = done
                 break
-            if done and rate:
-                # Half of the rate is left to what is sent meanwhile: that does not wait, but is refused.
-                await asyncio.sleep(len(ids) / rate)
+            await asyncio.sleep(pause)
             try:
-                await self._send_again(project_pk, ids, size, result, validate_only=validate_only)
+                within = end - monotonic() if done else FIRST_WAIT_SECONDS
+                await self._send_again(project_pk, ids, partial(send, project_pk, size, within), result)
             except ServiceError:
-                if not may_end:
+                if not done:
                     raise
                 # The counts are returned, and the next call begins with what failed.
                 result.last = done
@@ -175,16 +190,50 @@ class Quarantine:
         return result
 
     async def _send_again(
-        self, project_pk: int, ids: Sequence[str], size: int, result: Reingested, *, validate_only: bool
+        self,
+        project_pk: int,
+        ids: Sequence[str],
+        send: Callable[[Sequence[Draft]], Awaitable[None]],
+        result: Reingested,
     ) -> None:
         events = await self._read(project_pk, ids)
         drafts = [await self._draft(project_pk, event) for event in events]
-        if validate_only:
-            await self._preview(project_pk, drafts, size)
-        else:
-            await self._ingest.reingest(project_pk, drafts, size)
+        await send(drafts)
         for draft, event in zip(drafts, events, strict=True):
             result.add(draft, event.name)
+
+    def _sending(self, selection: Selection) -> _Send:
+        """Return what records the drafts of a call, and its effect in the audit log."""
+        recorder, entry_id = self._changes.recorder("ReingestRefusedEvents"), str(uuid7())
+        selected = {"idCount": len(selection.ids)} if selection.ids else {"filter": _plain(selection.filter)}
+
+        async def send(project_pk: int, size: int, within: float, drafts: Sequence[Draft]) -> None:
+            def record(connection: Connection, released: Sequence[str]) -> None:
+                effect = AuditNote("refused_events", released[0], {_COUNTED: len(released), **selected})
+                recorder.add(connection, project_pk, entry_id, effect, _COUNTED)
+
+            await self._ingest.reingest(project_pk, drafts, size, record, within)
+
+        return send
+
+    async def _previewing(self, project_pk: int, selection: Selection, selected: Sequence[tuple[str, int]]) -> _Send:
+        """Return what decides drafts without recording them, nor what the previous calls would have recorded."""
+        previewed: dict[str, str] = {}
+
+        async def send(project_pk: int, size: int, _within: float, drafts: Sequence[Draft]) -> None:
+            batch = await self._ingest.validated(project_pk, drafts, size)
+            await self._database.read(lambda connection: preview(connection, batch, previewed))
+
+        if selection.after and selected:
+            ids = [refused_id for refused_id, _ in selected]
+            earlier = await self._database.read(
+                lambda connection: refused_event_search.first_of_keys(
+                    connection, project_pk, selection.filter, ids, selection.after, selection.ids
+                )
+            )
+            for step, size in _steps(earlier, STEP_EVENTS):
+                await self._send_again(project_pk, step, partial(send, project_pk, size, 0.0), Reingested())
+        return send
 
     async def discard(self, project_pk: int, selection: Selection, *, validate_only: bool) -> tuple[int, str]:
         """Delete refused events. Return how many, and the id to continue after, if any. Raise RefusedEventNotFound."""
@@ -207,7 +256,7 @@ class Quarantine:
     async def _select(self, project_pk: int, selection: Selection) -> tuple[Sequence[tuple[str, int]], str]:
         """Return the ids and sizes of the events that a call is about, and the id to continue after."""
         if selection.ids:
-            ids = list(dict.fromkeys(selection.ids))
+            ids = {refused_id for refused_id in selection.ids if refused_id > selection.after}
             return await self._database.read(lambda connection: (store.sizes_of(connection, project_pk, ids), ""))
         return await self._database.read(
             lambda connection: refused_event_search.select_refused(
@@ -223,8 +272,13 @@ class Quarantine:
         """Return a refused event as it was sent, by the rules of its API."""
         door = self._doors.get(event.door) or self._doors[""]
         content = event.content
-        if content.properties is None:
-            draft = await door.reread(project_pk, event)
+        if event.unreadable:
+            draft = _unreadable(event, event.unreadable)
+        elif content.properties is None:
+            try:
+                draft = await door.reread(project_pk, event)
+            except SignalboxError as error:
+                draft = _unreadable(event, UNREADABLE_ROWS.report("refused_event", event.id, error))
         else:
             draft = Draft(
                 content.name,
@@ -238,9 +292,23 @@ class Quarantine:
         draft.refused_id, draft.sent_at = event.id, event.received_at
         return draft
 
-    async def _preview(self, project_pk: int, drafts: Sequence[Draft], size: int) -> None:
-        batch = await self._ingest.validated(project_pk, drafts, size)
-        await self._database.read(lambda connection: preview(connection, batch))
+
+def _unreadable(event: RefusedEvent, reason: str) -> Draft:
+    """Return the draft of an event that cannot be read as it is stored: it is still refused."""
+    return Draft(event.name, "", "", {}, invalid=RowUnreadable("refused_event", event.id, reason))
+
+
+def _plain(refused: RefusedFilter) -> dict[str, Any]:
+    """Return a filter as an entry of the audit log has it."""
+    named = {
+        "name": refused.name,
+        "reason": refused.reason,
+        "path": refused.path,
+        "door": refused.door,
+        "receivedFrom": refused.received_from,
+        "receivedUntil": refused.received_until,
+    }
+    return {name: value if isinstance(value, str) else format_millis(value) for name, value in named.items() if value}
 
 
 def delete(connection: Connection, project_pk: int, ids: Sequence[str]) -> int:

@@ -60,6 +60,16 @@ _SAME: Final = (
 )
 
 
+def content_after(connection: Connection, entry_id: str) -> str | None:
+    """Return what an entry has of its resource after the change; None if there is no such entry."""
+    return connection.scalar(sa.select(_entry.after_json).where(_entry.id == entry_id))
+
+
+def replace_content_after(connection: Connection, entry_id: str, content: str) -> None:
+    """Replace what an entry has of its resource after the change."""
+    connection.execute(audit_entry.update().where(_entry.id == entry_id).values(after_json=content))
+
+
 def entry_page(
     connection: Connection, wanted: AuditFilter, limit: int, after_id: str = "", *, oldest_first: bool = False
 ) -> tuple[Sequence[AuditEntry], str]:

@@ -13,13 +13,13 @@ from server.storage.refused_events import (
     RefusalCounts,
     RefusedEvent,
     RefusedFilter,
-    decode_content,
+    to_content,
     to_refused_event,
 )
 from server.storage.tables import refused_event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from sqlalchemy import Connection
 
@@ -67,6 +67,32 @@ def select_refused(
     return found, edge or ""
 
 
+def first_of_keys(
+    connection: Connection,
+    project_pk: int,
+    refused: RefusedFilter,
+    ids: Collection[str],
+    until: str,
+    among: Collection[str] = (),
+) -> list[tuple[str, int]]:
+    """Return ids and sizes of refused events up to an id that have an idempotency key of one of the events `ids`.
+
+    Of those with the same key and content it is the first one, and there are no more than `ids`. Without `among`, all
+    that pass the filter are examined.
+    """
+    event, own = refused_event.c, refused_event.c.project_key == project_pk
+    # The condition on empty keys is that of the index.
+    keyed = sa.select(event.idempotency_key).where(own, event.id.in_(ids), event.idempotency_key != "").distinct()
+    keys = list(connection.scalars(keyed))
+    if not keys:
+        return []
+    query = sa.select(sa.func.min(event.id).label("id"), sa.func.max(event.byte_count).label("byte_count"))
+    query = query.where(own, event.idempotency_key != "", event.idempotency_key.in_(keys), event.id <= until)
+    query = query.where(*_passing(connection, refused), *([event.id.in_(among)] if among else []))
+    query = query.group_by(event.idempotency_key, event.content, event.request).order_by("id").limit(len(ids))
+    return [(row.id, row.byte_count) for row in connection.execute(query)]
+
+
 def count_refused(
     connection: Connection, project_pk: int, refused: RefusedFilter, after: str, examined: int
 ) -> RefusalCounts:
@@ -98,7 +124,7 @@ def refused_payloads(
     query = query.where(*_Range(project_pk, RefusedFilter(), before=before).conditions(), refused_event.c.name == name)
     query = query.order_by(refused_event.c.id.desc())
     page, more = read_page(connection, query, limit, lambda row: len(row.content))
-    contents = [decode_content(row.content) for row in page]
+    contents = [to_content(row) for row in page]
     found = [content.properties for content in contents if content.properties is not None]
     return found, sum(len(row.content) for row in page), page[-1].id if more else ""
 

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
-from registry.errors import Violation  # noqa: TC001 - a field of a struct
+from registry.errors import (
+    RowUnreadable,
+    Violation,
+)
 from registry.log_ids import LogIds
+from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import RefusedEventNotFound
 from server.storage.log import Appender
 from server.storage.sqlite_writer import sqlite_driver
@@ -27,11 +31,13 @@ from server.storage.tables import contact, quarantine, refused_event
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
     from server.storage.log import LogRow
+
+T = TypeVar("T")
 
 _COUNTER: Final = count(1)
 _COUNTER_BITS: Final = (1 << 40) - 1
@@ -94,6 +100,8 @@ class RefusedEvent:
     error: RefusalError
     content: RefusedContent
     request: bytes = b""
+    unreadable: str = ""
+    """Why the error or the content cannot be read: then it has what can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,8 @@ class RefusalCounts(NamedTuple):
 
 
 _error = msgspec.json.Decoder(RefusalError)
-decode_content = msgspec.json.Decoder(RefusedContent).decode
+_content = msgspec.json.Decoder(RefusedContent)
+_encode = msgspec.json.Encoder().encode
 
 
 def new_ids(received_at: int) -> LogIds:
@@ -185,7 +194,7 @@ def read_refused(connection: Connection, project_pk: int, ids: Sequence[str]) ->
     return [to_refused_event(row, bytes(row.request)) for row in connection.execute(query.order_by(refused_event.c.id))]
 
 
-def sizes_of(connection: Connection, project_pk: int, ids: Sequence[str]) -> list[tuple[str, int]]:
+def sizes_of(connection: Connection, project_pk: int, ids: Collection[str]) -> list[tuple[str, int]]:
     """Return ids with the sizes of their events, oldest first. Raise RefusedEventNotFound."""
     query = sa.select(refused_event.c.id, refused_event.c.byte_count)
     query = query.where(refused_event.c.project_key == project_pk, _among(ids)).order_by(refused_event.c.id)
@@ -219,7 +228,11 @@ def _among(ids: Iterable[str]) -> sa.ColumnElement[bool]:
 
 
 def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:
-    """Return the refused event of a row."""
+    """Return the refused event of a row. What is unreadable is reported; what other columns have is in its place."""
+    reason = next((line.partition("\t")[0] for line in row.faults.split("\n") if line), RowUnreadable.reason)
+    error, wrong = _reported(row.id, _error.decode, row.error, RefusalError(reason, ""))
+    known = RefusedContent(row.name, row.contact_id, row.email)
+    content, unreadable = _reported(row.id, _read_content, row.content, known)
     return RefusedEvent(
         row.id,
         row.received_at,
@@ -231,10 +244,32 @@ def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:
         row.idempotency_key,
         row.contact_id,
         row.email,
-        _error.decode(row.error),
-        decode_content(row.content),
+        error,
+        content,
         request,
+        unreadable or wrong,
     )
+
+
+def to_content(row: Any) -> RefusedContent:
+    """Return the content of a row, an empty one if it is unreadable, which is reported."""
+    return _reported(row.id, _read_content, row.content, RefusedContent())[0]
+
+
+def _read_content(text: str) -> RefusedContent:
+    """Return stored content. Raise one of UNREADABLE, also for properties that could not be written into a message."""
+    content = _content.decode(text)
+    if content.properties is None:
+        return content
+    return msgspec.structs.replace(content, properties=load_object(_encode(content.properties).decode()))
+
+
+def _reported(refused_id: str, read: Callable[[str], T], text: str, instead: T) -> tuple[T, str]:
+    """Return what is read from a stored text; if it is unreadable, something instead of it, and the reason."""
+    try:
+        return read(text), ""
+    except UNREADABLE as error:
+        return instead, UNREADABLE_ROWS.report("refused_event", refused_id, error)
 
 
 def faults_of(reason: str, places: Mapping[tuple[str, str], None]) -> str:

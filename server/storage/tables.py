@@ -251,6 +251,15 @@ refused_event = Table(
     Column("content", Text, nullable=False),
     Column("request", LargeBinary, nullable=False),
 )
+_keyed = refused_event.c.idempotency_key != ""
+Index(
+    "refused_event_by_idempotency_key",
+    refused_event.c.project_key,
+    refused_event.c.idempotency_key,
+    refused_event.c.id,
+    sqlite_where=_keyed,
+    postgresql_where=_keyed,
+)
 
 # How much of its limits the quarantine of a project uses; changed only under the lock of the project's head.
 quarantine = Table(

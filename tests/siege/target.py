@@ -79,13 +79,13 @@ class Assault:
         """Whether the time of the attack is over."""
         return time.monotonic() >= self.until
 
-    async def repeat(self, workers: int, call: Callable[[], Awaitable[Any]]) -> None:
+    async def repeat(self, workers: int, call: Callable[[], Awaitable[Any]], expected: str = OK) -> None:
         """Make the same call again and again, `workers` at a time, until the attack is over."""
-        await asyncio.gather(*(self._repeat(call) for _ in range(workers)))
+        await asyncio.gather(*(self._repeat(call, expected) for _ in range(workers)))
 
-    async def _repeat(self, call: Callable[[], Awaitable[Any]]) -> None:
+    async def _repeat(self, call: Callable[[], Awaitable[Any]], expected: str) -> None:
         while not self.over:
-            if await self.made(call()) != OK:
+            if await self.made(call()) not in (OK, expected):
                 await asyncio.sleep(PAUSE)
 
     async def made(self, call: Awaitable[Any]) -> str:

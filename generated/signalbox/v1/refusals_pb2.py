@@ -28,7 +28,7 @@ from signalbox.v1 import event_ingest_pb2 as signalbox_dot_v1_dot_event__ingest_
 from signalbox.v1 import options_pb2 as signalbox_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsignalbox/v1/refusals.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsignalbox/v1/event_ingest.proto\x1a\x1asignalbox/v1/options.proto\"\xf3\x02\n\x0cRefusedEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ncontact_id\x18\x03 \x01(\t\x12\r\n\x05\x65mail\x18\x04 \x01(\t\x12+\n\nproperties\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0boccurred_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12/\n\x0breceived_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x65rror\x18\t \x01(\x0b\x32\x18.signalbox.v1.EventError\x12\x0c\n\x04\x64oor\x18\n \x01(\t\x12\x0e\n\x06key_id\x18\x0b \x01(\t\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x12\n\nbyte_count\x18\r \x01(\x03\x12\x0f\n\x07request\x18\x0e \x01(\x0c\"\xb5\x01\n\x12RefusedEventFilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0c\n\x04\x64oor\x18\x04 \x01(\t\x12\x31\n\rreceived_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1e\n\x0fRefusedEventIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\"s\n\x18ListRefusedEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .signalbox.v1.RefusedEventFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"h\n\x19ListRefusedEventsResponse\x12\x32\n\x0erefused_events\x18\x01 \x03(\x0b\x32\x1a.signalbox.v1.RefusedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x16GetRefusedEventRequest\x12\n\n\x02id\x18\x01 \x01(\t\"L\n\x17GetRefusedEventResponse\x12\x31\n\rrefused_event\x18\x01 \x01(\x0b\x32\x1a.signalbox.v1.RefusedEvent\"e\n\x19\x43ountRefusedEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .signalbox.v1.RefusedEventFilter\x12\x16\n\x0e\x63ontinue_after\x18\x02 \x01(\t\"\xb7\x02\n\x1a\x43ountRefusedEventsResponse\x12>\n\x06groups\x18\x01 \x03(\x0b\x32..signalbox.v1.CountRefusedEventsResponse.Group\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x18\n\x10kept_event_count\x18\x03 \x01(\x03\x12\x17\n\x0fkept_byte_count\x18\x04 \x01(\x03\x12\x17\n\x0fmax_event_count\x18\x05 \x01(\x03\x12\x16\n\x0emax_byte_count\x18\x06 \x01(\x03\x12\x16\n\x0e\x63ontinue_after\x18\x07 \x01(\t\x1aH\n\x05Group\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\"\xbc\x01\n\x1cReingestRefusedEventsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .signalbox.v1.RefusedEventFilterH\x00\x12,\n\x03ids\x18\x02 \x01(\x0b\x32\x1d.signalbox.v1.RefusedEventIdsH\x00\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x16\n\x0e\x63ontinue_after\x18\x04 \x01(\tB\x0b\n\tselection\"\xa3\x02\n\x1dReingestRefusedEventsResponse\x12\x16\n\x0erecorded_count\x18\x01 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x02 \x01(\x03\x12\x15\n\rrefused_count\x18\x03 \x01(\x03\x12O\n\rstill_refused\x18\x04 \x03(\x0b\x32\x38.signalbox.v1.ReingestRefusedEventsResponse.StillRefused\x12\x16\n\x0e\x63ontinue_after\x18\x05 \x01(\t\x1aQ\n\x0cStillRefused\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.signalbox.v1.EventError\"\xbb\x01\n\x1b\x44iscardRefusedEventsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .signalbox.v1.RefusedEventFilterH\x00\x12,\n\x03ids\x18\x02 \x01(\x0b\x32\x1d.signalbox.v1.RefusedEventIdsH\x00\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x16\n\x0e\x63ontinue_after\x18\x04 \x01(\tB\x0b\n\tselection\"K\n\x1c\x44iscardRefusedEventsResponse\x12\x13\n\x0b\x65vent_count\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ontinue_after\x18\x02 \x01(\t2\x89\x05\n\nQuarantine\x12y\n\x11ListRefusedEvents\x12&.signalbox.v1.ListRefusedEventsRequest\x1a\'.signalbox.v1.ListRefusedEventsResponse\"\x13\xfa\xd4\x18\x0b\x65vents:read\x88\xd5\x18\x01\x12s\n\x0fGetRefusedEvent\x12$.signalbox.v1.GetRefusedEventRequest\x1a%.signalbox.v1.GetRefusedEventResponse\"\x13\xfa\xd4\x18\x0b\x65vents:read\x88\xd5\x18\x01\x12|\n\x12\x43ountRefusedEvents\x12\'.signalbox.v1.CountRefusedEventsRequest\x1a(.signalbox.v1.CountRefusedEventsResponse\"\x13\xfa\xd4\x18\x0b\x65vents:read\x88\xd5\x18\x01\x12\x86\x01\n\x15ReingestRefusedEvents\x12*.signalbox.v1.ReingestRefusedEventsRequest\x1a+.signalbox.v1.ReingestRefusedEventsResponse\"\x14\xfa\xd4\x18\x0c\x65vents:write\x88\xd5\x18\x02\x12\x83\x01\n\x14\x44iscardRefusedEvents\x12).signalbox.v1.DiscardRefusedEventsRequest\x1a*.signalbox.v1.DiscardRefusedEventsResponse\"\x14\xfa\xd4\x18\x0c\x65vents:write\x88\xd5\x18\x03\x42\x39\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsignalbox/v1/refusals.proto\x12\x0csignalbox.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsignalbox/v1/event_ingest.proto\x1a\x1asignalbox/v1/options.proto\"\x8e\x03\n\x0cRefusedEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ncontact_id\x18\x03 \x01(\t\x12\r\n\x05\x65mail\x18\x04 \x01(\t\x12+\n\nproperties\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x0boccurred_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\x07 \x01(\t\x12/\n\x0breceived_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x65rror\x18\t \x01(\x0b\x32\x18.signalbox.v1.EventError\x12\x0c\n\x04\x64oor\x18\n \x01(\t\x12\x0e\n\x06key_id\x18\x0b \x01(\t\x12\x12\n\nrequest_id\x18\x0c \x01(\t\x12\x12\n\nbyte_count\x18\r \x01(\x03\x12\x0f\n\x07request\x18\x0e \x01(\x0c\x12\x19\n\x11unreadable_reason\x18\x0f \x01(\t\"\xb5\x01\n\x12RefusedEventFilter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0c\n\x04\x64oor\x18\x04 \x01(\t\x12\x31\n\rreceived_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0ereceived_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x1e\n\x0fRefusedEventIds\x12\x0b\n\x03ids\x18\x01 \x03(\t\"s\n\x18ListRefusedEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .signalbox.v1.RefusedEventFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"h\n\x19ListRefusedEventsResponse\x12\x32\n\x0erefused_events\x18\x01 \x03(\x0b\x32\x1a.signalbox.v1.RefusedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x16GetRefusedEventRequest\x12\n\n\x02id\x18\x01 \x01(\t\"L\n\x17GetRefusedEventResponse\x12\x31\n\rrefused_event\x18\x01 \x01(\x0b\x32\x1a.signalbox.v1.RefusedEvent\"e\n\x19\x43ountRefusedEventsRequest\x12\x30\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .signalbox.v1.RefusedEventFilter\x12\x16\n\x0e\x63ontinue_after\x18\x02 \x01(\t\"\xb7\x02\n\x1a\x43ountRefusedEventsResponse\x12>\n\x06groups\x18\x01 \x03(\x0b\x32..signalbox.v1.CountRefusedEventsResponse.Group\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\x18\n\x10kept_event_count\x18\x03 \x01(\x03\x12\x17\n\x0fkept_byte_count\x18\x04 \x01(\x03\x12\x17\n\x0fmax_event_count\x18\x05 \x01(\x03\x12\x16\n\x0emax_byte_count\x18\x06 \x01(\x03\x12\x16\n\x0e\x63ontinue_after\x18\x07 \x01(\t\x1aH\n\x05Group\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\"\xbc\x01\n\x1cReingestRefusedEventsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .signalbox.v1.RefusedEventFilterH\x00\x12,\n\x03ids\x18\x02 \x01(\x0b\x32\x1d.signalbox.v1.RefusedEventIdsH\x00\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x16\n\x0e\x63ontinue_after\x18\x04 \x01(\tB\x0b\n\tselection\"\xa3\x02\n\x1dReingestRefusedEventsResponse\x12\x16\n\x0erecorded_count\x18\x01 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x02 \x01(\x03\x12\x15\n\rrefused_count\x18\x03 \x01(\x03\x12O\n\rstill_refused\x18\x04 \x03(\x0b\x32\x38.signalbox.v1.ReingestRefusedEventsResponse.StillRefused\x12\x16\n\x0e\x63ontinue_after\x18\x05 \x01(\t\x1aQ\n\x0cStillRefused\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.signalbox.v1.EventError\"\xbb\x01\n\x1b\x44iscardRefusedEventsRequest\x12\x32\n\x06\x66ilter\x18\x01 \x01(\x0b\x32 .signalbox.v1.RefusedEventFilterH\x00\x12,\n\x03ids\x18\x02 \x01(\x0b\x32\x1d.signalbox.v1.RefusedEventIdsH\x00\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x16\n\x0e\x63ontinue_after\x18\x04 \x01(\tB\x0b\n\tselection\"K\n\x1c\x44iscardRefusedEventsResponse\x12\x13\n\x0b\x65vent_count\x18\x01 \x01(\x03\x12\x16\n\x0e\x63ontinue_after\x18\x02 \x01(\t2\x89\x05\n\nQuarantine\x12y\n\x11ListRefusedEvents\x12&.signalbox.v1.ListRefusedEventsRequest\x1a\'.signalbox.v1.ListRefusedEventsResponse\"\x13\xfa\xd4\x18\x0b\x65vents:read\x88\xd5\x18\x01\x12s\n\x0fGetRefusedEvent\x12$.signalbox.v1.GetRefusedEventRequest\x1a%.signalbox.v1.GetRefusedEventResponse\"\x13\xfa\xd4\x18\x0b\x65vents:read\x88\xd5\x18\x01\x12|\n\x12\x43ountRefusedEvents\x12\'.signalbox.v1.CountRefusedEventsRequest\x1a(.signalbox.v1.CountRefusedEventsResponse\"\x13\xfa\xd4\x18\x0b\x65vents:read\x88\xd5\x18\x01\x12\x86\x01\n\x15ReingestRefusedEvents\x12*.signalbox.v1.ReingestRefusedEventsRequest\x1a+.signalbox.v1.ReingestRefusedEventsResponse\"\x14\xfa\xd4\x18\x0c\x65vents:write\x88\xd5\x18\x03\x12\x83\x01\n\x14\x44iscardRefusedEvents\x12).signalbox.v1.DiscardRefusedEventsRequest\x1a*.signalbox.v1.DiscardRefusedEventsResponse\"\x14\xfa\xd4\x18\x0c\x65vents:write\x88\xd5\x18\x03\x42\x39\n\x0csignalbox.v1P\x01Z\x18signalbox/v1;signalboxv1\xaa\x02\x0cSignalbox.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,39 +43,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUARANTINE'].methods_by_name['CountRefusedEvents']._loaded_options = None
   _globals['_QUARANTINE'].methods_by_name['CountRefusedEvents']._serialized_options = b'\372\324\030\013events:read\210\325\030\001'
   _globals['_QUARANTINE'].methods_by_name['ReingestRefusedEvents']._loaded_options = None
-  _globals['_QUARANTINE'].methods_by_name['ReingestRefusedEvents']._serialized_options = b'\372\324\030\014events:write\210\325\030\002'
+  _globals['_QUARANTINE'].methods_by_name['ReingestRefusedEvents']._serialized_options = b'\372\324\030\014events:write\210\325\030\003'
   _globals['_QUARANTINE'].methods_by_name['DiscardRefusedEvents']._loaded_options = None
   _globals['_QUARANTINE'].methods_by_name['DiscardRefusedEvents']._serialized_options = b'\372\324\030\014events:write\210\325\030\003'
   _globals['_REFUSEDEVENT']._serialized_start=170
-  _globals['_REFUSEDEVENT']._serialized_end=541
-  _globals['_REFUSEDEVENTFILTER']._serialized_start=544
-  _globals['_REFUSEDEVENTFILTER']._serialized_end=725
-  _globals['_REFUSEDEVENTIDS']._serialized_start=727
-  _globals['_REFUSEDEVENTIDS']._serialized_end=757
-  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_start=759
-  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_end=874
-  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_start=876
-  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_end=980
-  _globals['_GETREFUSEDEVENTREQUEST']._serialized_start=982
-  _globals['_GETREFUSEDEVENTREQUEST']._serialized_end=1018
-  _globals['_GETREFUSEDEVENTRESPONSE']._serialized_start=1020
-  _globals['_GETREFUSEDEVENTRESPONSE']._serialized_end=1096
-  _globals['_COUNTREFUSEDEVENTSREQUEST']._serialized_start=1098
-  _globals['_COUNTREFUSEDEVENTSREQUEST']._serialized_end=1199
-  _globals['_COUNTREFUSEDEVENTSRESPONSE']._serialized_start=1202
-  _globals['_COUNTREFUSEDEVENTSRESPONSE']._serialized_end=1513
-  _globals['_COUNTREFUSEDEVENTSRESPONSE_GROUP']._serialized_start=1441
-  _globals['_COUNTREFUSEDEVENTSRESPONSE_GROUP']._serialized_end=1513
-  _globals['_REINGESTREFUSEDEVENTSREQUEST']._serialized_start=1516
-  _globals['_REINGESTREFUSEDEVENTSREQUEST']._serialized_end=1704
-  _globals['_REINGESTREFUSEDEVENTSRESPONSE']._serialized_start=1707
-  _globals['_REINGESTREFUSEDEVENTSRESPONSE']._serialized_end=1998
-  _globals['_REINGESTREFUSEDEVENTSRESPONSE_STILLREFUSED']._serialized_start=1917
-  _globals['_REINGESTREFUSEDEVENTSRESPONSE_STILLREFUSED']._serialized_end=1998
-  _globals['_DISCARDREFUSEDEVENTSREQUEST']._serialized_start=2001
-  _globals['_DISCARDREFUSEDEVENTSREQUEST']._serialized_end=2188
-  _globals['_DISCARDREFUSEDEVENTSRESPONSE']._serialized_start=2190
-  _globals['_DISCARDREFUSEDEVENTSRESPONSE']._serialized_end=2265
-  _globals['_QUARANTINE']._serialized_start=2268
-  _globals['_QUARANTINE']._serialized_end=2917
+  _globals['_REFUSEDEVENT']._serialized_end=568
+  _globals['_REFUSEDEVENTFILTER']._serialized_start=571
+  _globals['_REFUSEDEVENTFILTER']._serialized_end=752
+  _globals['_REFUSEDEVENTIDS']._serialized_start=754
+  _globals['_REFUSEDEVENTIDS']._serialized_end=784
+  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_start=786
+  _globals['_LISTREFUSEDEVENTSREQUEST']._serialized_end=901
+  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_start=903
+  _globals['_LISTREFUSEDEVENTSRESPONSE']._serialized_end=1007
+  _globals['_GETREFUSEDEVENTREQUEST']._serialized_start=1009
+  _globals['_GETREFUSEDEVENTREQUEST']._serialized_end=1045
+  _globals['_GETREFUSEDEVENTRESPONSE']._serialized_start=1047
+  _globals['_GETREFUSEDEVENTRESPONSE']._serialized_end=1123
+  _globals['_COUNTREFUSEDEVENTSREQUEST']._serialized_start=1125
+  _globals['_COUNTREFUSEDEVENTSREQUEST']._serialized_end=1226
+  _globals['_COUNTREFUSEDEVENTSRESPONSE']._serialized_start=1229
+  _globals['_COUNTREFUSEDEVENTSRESPONSE']._serialized_end=1540
+  _globals['_COUNTREFUSEDEVENTSRESPONSE_GROUP']._serialized_start=1468
+  _globals['_COUNTREFUSEDEVENTSRESPONSE_GROUP']._serialized_end=1540
+  _globals['_REINGESTREFUSEDEVENTSREQUEST']._serialized_start=1543
+  _globals['_REINGESTREFUSEDEVENTSREQUEST']._serialized_end=1731
+  _globals['_REINGESTREFUSEDEVENTSRESPONSE']._serialized_start=1734
+  _globals['_REINGESTREFUSEDEVENTSRESPONSE']._serialized_end=2025
+  _globals['_REINGESTREFUSEDEVENTSRESPONSE_STILLREFUSED']._serialized_start=1944
+  _globals['_REINGESTREFUSEDEVENTSRESPONSE_STILLREFUSED']._serialized_end=2025
+  _globals['_DISCARDREFUSEDEVENTSREQUEST']._serialized_start=2028
+  _globals['_DISCARDREFUSEDEVENTSREQUEST']._serialized_end=2215
+  _globals['_DISCARDREFUSEDEVENTSRESPONSE']._serialized_start=2217
+  _globals['_DISCARDREFUSEDEVENTSRESPONSE']._serialized_end=2292
+  _globals['_QUARANTINE']._serialized_start=2295
+  _globals['_QUARANTINE']._serialized_end=2944
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,7 @@ class RefusedEvent(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     BYTE_COUNT_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7. It is not the ID of an event."""
     name: _builtins.str
@@ -62,6 +63,10 @@ class RefusedEvent(_message.Message):
     request: _builtins.bytes
     """Output only. The request, if it could not be read: the EventInput, or the body of the request to a dialect. Returned
     by GetRefusedEvent only.
+    """
+    unreadable_reason: _builtins.str
+    """Output only. Why the event cannot be read as it is stored. Such an event has no properties, and no error but its
+    reason; it can be discarded, not sent again. Such reads are counted in the metric signalbox_unreadable_rows_total.
     """
     @_builtins.property
     def properties(self) -> _struct_pb2.Struct:
@@ -98,10 +103,11 @@ class RefusedEvent(_message.Message):
         request_id: _builtins.str = ...,
         byte_count: _builtins.int = ...,
         request: _builtins.bytes = ...,
+        unreadable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "occurred_at", b"occurred_at", "properties", b"properties", "received_at", b"received_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_count", b"byte_count", "contact_id", b"contact_id", "door", b"door", "email", b"email", "error", b"error", "id", b"id", "idempotency_key", b"idempotency_key", "key_id", b"key_id", "name", b"name", "occurred_at", b"occurred_at", "properties", b"properties", "received_at", b"received_at", "request", b"request", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["byte_count", b"byte_count", "contact_id", b"contact_id", "door", b"door", "email", b"email", "error", b"error", "id", b"id", "idempotency_key", b"idempotency_key", "key_id", b"key_id", "name", b"name", "occurred_at", b"occurred_at", "properties", b"properties", "received_at", b"received_at", "request", b"request", "request_id", b"request_id", "unreadable_reason", b"unreadable_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -404,7 +410,9 @@ class ReingestRefusedEventsRequest(_message.Message):
     validate_only: _builtins.bool
     """Optional. If true, nothing is recorded: the response says what would be."""
     continue_after: _builtins.str
-    """Optional. The `continue_after` of the previous response. Only with `filter`."""
+    """Optional. The `continue_after` of the previous response, which was to the same selection. The IDs up to it need not
+    be kept any more.
+    """
     @_builtins.property
     def filter(self) -> Global___RefusedEventFilter:
         """All that match a filter; an empty one matches all."""
@@ -479,7 +487,7 @@ class ReingestRefusedEventsResponse(_message.Message):
     refused_count: _builtins.int
     """Output only. Number of events that are still refused."""
     continue_after: _builtins.str
-    """Output only. Where to continue. Empty if all events were sent."""
+    """Output only. Where to continue. Empty if all events were sent. The events that are left have later IDs."""
     @_builtins.property
     def still_refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReingestRefusedEventsResponse.StillRefused]:
         """Output only. The first 100 of these."""

@@ -52,12 +52,12 @@ class QuarantineStub:
     ReingestRefusedEvents: _grpc.UnaryUnaryMultiCallable[_refusals_pb2.ReingestRefusedEventsRequest, _refusals_pb2.ReingestRefusedEventsResponse]
     """Sends refused events again, oldest first, with the idempotency key and the time that they were first sent with, and
     by the rules of the API that they were sent to. An event leaves the quarantine in the transaction that records it.
-    One that is still refused stays as it is. Events take about half of the rate of the project's quota at most; a
-    call with a filter ends after 5 seconds.
+    One that is still refused stays as it is, and so does one that cannot be read. Events take about half of the rate of
+    the project's quota at most; a call ends after 5 seconds, and says where to continue.
 
     Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
-    PROJECT_QUOTA_EXCEEDED, with a filter only if nothing was sent; what was recorded before stays recorded.
-    The reasons for a single event are those of SendEvent, or those of its dialect.
+    PROJECT_RATE_EXCEEDED, PROJECT_QUOTA_EXCEEDED, only if nothing was sent.
+    The reasons for a single event are those of SendEvent, or those of its dialect; ROW_UNREADABLE.
     """
     DiscardRefusedEvents: _grpc.UnaryUnaryMultiCallable[_refusals_pb2.DiscardRefusedEventsRequest, _refusals_pb2.DiscardRefusedEventsResponse]
     """Deletes refused events for good, oldest first.
@@ -89,12 +89,12 @@ class QuarantineAsyncStub(QuarantineStub):
     ReingestRefusedEvents: _aio.UnaryUnaryMultiCallable[_refusals_pb2.ReingestRefusedEventsRequest, _refusals_pb2.ReingestRefusedEventsResponse]  # type: ignore[assignment]
     """Sends refused events again, oldest first, with the idempotency key and the time that they were first sent with, and
     by the rules of the API that they were sent to. An event leaves the quarantine in the transaction that records it.
-    One that is still refused stays as it is. Events take about half of the rate of the project's quota at most; a
-    call with a filter ends after 5 seconds.
+    One that is still refused stays as it is, and so does one that cannot be read. Events take about half of the rate of
+    the project's quota at most; a call ends after 5 seconds, and says where to continue.
 
     Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
-    PROJECT_QUOTA_EXCEEDED, with a filter only if nothing was sent; what was recorded before stays recorded.
-    The reasons for a single event are those of SendEvent, or those of its dialect.
+    PROJECT_RATE_EXCEEDED, PROJECT_QUOTA_EXCEEDED, only if nothing was sent.
+    The reasons for a single event are those of SendEvent, or those of its dialect; ROW_UNREADABLE.
     """
     DiscardRefusedEvents: _aio.UnaryUnaryMultiCallable[_refusals_pb2.DiscardRefusedEventsRequest, _refusals_pb2.DiscardRefusedEventsResponse]  # type: ignore[assignment]
     """Deletes refused events for good, oldest first.
@@ -147,12 +147,12 @@ class QuarantineServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_refusals_pb2.ReingestRefusedEventsResponse, _abc.Awaitable[_refusals_pb2.ReingestRefusedEventsResponse]]:
         """Sends refused events again, oldest first, with the idempotency key and the time that they were first sent with, and
         by the rules of the API that they were sent to. An event leaves the quarantine in the transaction that records it.
-        One that is still refused stays as it is. Events take about half of the rate of the project's quota at most; a
-        call with a filter ends after 5 seconds.
+        One that is still refused stays as it is, and so does one that cannot be read. Events take about half of the rate of
+        the project's quota at most; a call ends after 5 seconds, and says where to continue.
 
         Errors: REFUSAL_NOT_FOUND, if one of `ids` is not kept; BATCH_TOO_COSTLY, QUEUE_FULL, AUTOMATIONS_CHANGING,
-        PROJECT_QUOTA_EXCEEDED, with a filter only if nothing was sent; what was recorded before stays recorded.
-        The reasons for a single event are those of SendEvent, or those of its dialect.
+        PROJECT_RATE_EXCEEDED, PROJECT_QUOTA_EXCEEDED, only if nothing was sent.
+        The reasons for a single event are those of SendEvent, or those of its dialect; ROW_UNREADABLE.
         """
 
     @_abc_1.abstractmethod

@@ -232,4 +232,5 @@ def _fields(found: pb.RefusedEvent) -> tuple[tuple[str, str], ...]:
         ("request", found.request.decode(errors="replace")),
         ("reason", found.error.reason),
         ("message", found.error.message),
+        *((("unreadable", found.unreadable_reason),) if found.unreadable_reason else ()),
     )

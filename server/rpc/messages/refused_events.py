@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 
 from registry.log_ids import position_of
-from server.errors import InvalidArgument
+from server.errors import InvalidArgument, MalformedRequest
 from server.rpc.messages.events import read_draft_or_refuse, write_error, write_violation
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import read_timestamp, write_timestamp
@@ -31,8 +32,14 @@ _ROOM: Final = 2_000_000
 
 
 async def reread_event(typed: TypedReaders, project_pk: int, refused: RefusedEvent) -> Draft:
-    """Read an EventInput that could not be read before; what is still refused has its error in the draft."""
-    message = event_ingest_pb2.EventInput.FromString(refused.request)
+    """Read an EventInput that could not be read before; what is still refused has its error in the draft.
+
+    Raise MalformedRequest if it is not even a message, as it is stored.
+    """
+    try:
+        message = event_ingest_pb2.EventInput.FromString(refused.request)
+    except DecodeError as error:
+        raise MalformedRequest from error
     return read_draft_or_refuse(message, await typed.needed(project_pk, (message,)))
 
 
@@ -54,10 +61,10 @@ def read_selection(request: pb.ReingestRefusedEventsRequest | pb.DiscardRefusedE
         case "filter":
             return Selection(filter=read_filter(request.filter), after=read_continuation(request.continue_after))
         case "ids":
-            if request.continue_after:
+            if request.continue_after and isinstance(request, pb.DiscardRefusedEventsRequest):
                 message = "continue_after is not allowed with ids, all of which are in one call"
                 raise InvalidArgument.at("continue_after", "INVALID_ARGUMENT", message)
-            return Selection(ids=check_ids(request.ids.ids))
+            return Selection(ids=check_ids(request.ids.ids), after=read_continuation(request.continue_after))
     raise InvalidArgument.at("filter", "INVALID_ARGUMENT", "Set either filter, which may be empty, or ids")
 
 
@@ -84,6 +91,7 @@ def refused_event_message(refused: RefusedEvent) -> pb.RefusedEvent:
         request_id=refused.request_id,
         byte_count=refused.byte_count,
         request=refused.request,
+        unreadable_reason=refused.unreadable,
     )
     if content.properties is not None:
         message.properties.SetInParent()

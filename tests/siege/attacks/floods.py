@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import grpc
 
 from signalbox.v1 import event_ingest_pb2 as pb
+from signalbox.v1 import projects_pb2
 from tests.siege.attacks.attack import Attack
 from tests.siege.samples import OK
 from tests.siege.target import PAUSE, outcome_of
 from tests.support.messages import event, orders
+from tests.support.service import connected
 from tests.support.wire import call_raw
 
 if TYPE_CHECKING:
@@ -115,7 +117,10 @@ class Singles(Attack):
         await call_at_once(assault, "EventIngest/SendEvent", self._event, assault.target.sized(3_000, 200), 32)
 
 
-async def call_at_once(assault: Assault, method: str, request: bytes, calls: int, channels: int) -> None:
+async def call_at_once(
+    assault: Assault, method: str, request: bytes, calls: int, channels: int, expected: str = OK
+) -> None:
+    """Make a call again and again, `calls` at a time; after another outcome than the expected one, rest."""
     async with AsyncExitStack() as stack:
         clients = await connected_often(assault, stack, channels)
 
@@ -123,7 +128,30 @@ async def call_at_once(assault: Assault, method: str, request: bytes, calls: int
             client = next(clients)
             return await call_raw(client.channel, method, request, client.metadata)
 
-        await assault.repeat(calls, call)
+        await assault.repeat(calls, call, expected)
+
+
+class RefusedEvents(Attack):
+    """Events that are refused and kept in quarantine, by clients that do not mind: batches, and single events."""
+
+    what: ClassVar = "refused events kept in quarantine: 16 SendEvents of 100 and 200 SendEvent in flight"
+
+    async def prepare(self, assault: Assault) -> None:
+        bad = event({"order_total": "a lot"})
+        batch = pb.SendEventsRequest(events=[bad] * 100, mode=pb.BATCH_MODE_INDEPENDENT)
+        self._batch, self._event = batch.SerializeToString(), pb.SendEventRequest(event=bad).SerializeToString()
+        async with connected(assault.target.grpc) as service:
+            request = projects_pb2.UpdateProjectRequest(
+                project=assault.target.project, refused_events=projects_pb2.REFUSED_EVENTS_QUARANTINE
+            )
+            await service.client(assault.target.admin).projects.UpdateProject(request)
+
+    async def run(self, assault: Assault) -> None:
+        singles = assault.target.sized(200, 16)
+        await asyncio.gather(
+            call_at_once(assault, "EventIngest/SendEvents", self._batch, assault.target.sized(16, 2), 4),
+            call_at_once(assault, "EventIngest/SendEvent", self._event, singles, 8, expected="PAYLOAD_REJECTED"),
+        )
 
 
 class Scans(Attack):

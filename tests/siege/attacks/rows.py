@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from tests.siege.attacks.automations import ChangedAutomations, ManyMatches
 from tests.siege.attacks.conditions import LongConditions
-from tests.siege.attacks.floods import Batches, Scans, Singles, Streams
+from tests.siege.attacks.floods import Batches, RefusedEvents, Scans, Singles, Streams
 from tests.siege.attacks.frames import Continuations, GrpcChurn, HttpChurn, Pings, RapidResets
 from tests.siege.attacks.heads import EndlessHeads, LargeHeads, Pipelining
 from tests.siege.attacks.overload import Overload
@@ -45,6 +45,7 @@ ATTACKS: Final[Mapping[str, type[Attack]]] = {
     "5b": Batches,
     "5c": Scans,
     "5d": Singles,
+    "5e": RefusedEvents,
     "8a": Patterns,
     "8b": LargeMessages,
     "8c": WrongValues,
