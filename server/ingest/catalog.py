@@ -209,18 +209,11 @@ class Catalog:
         self.keep(snapshot, invalidations)
         return snapshot
 
-    async def for_refusal(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
-        """Return the current snapshot, without a read where only this server changes it.
+    async def current(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
+        """Return the current snapshot, reloading it if its version is out of date.
 
         Called before a refusal is returned: refused events reach no commit, which would compare the versions.
         """
-        if not self._database.shared and self._snapshots.get(snapshot.project_pk) is snapshot:
-            # Changes that this server has confirmed have invalidated it.
-            return snapshot
-        return await self.current(snapshot)
-
-    async def current(self, snapshot: CatalogSnapshot) -> CatalogSnapshot:
-        """Return the current snapshot, reloading it if its version is out of date."""
         project_pk = snapshot.project_pk
         version = await self._version(project_pk)
         if version != snapshot.version:

@@ -188,7 +188,7 @@ class Ingest:
         await self._validate(batch)
         if not batch.worth_storing() and not all(draft.invalid is not None for draft in drafts):
             # A commit would have noticed an outdated snapshot; this batch reaches none.
-            batch.snapshot = await self._catalog.for_refusal(snapshot)
+            batch.snapshot = await self._catalog.current(snapshot)
             if batch.snapshot is not snapshot:
                 await self._validate(batch)
         if batch.snapshot.automations:
