@@ -8,7 +8,7 @@ PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
 
 # Tests of every layer that neither start processes nor wait in real time.
 QUICK_TESTS := access automations coercion conditions consume contacts definitions dialects drafts errors ingest \
-    json_values layering log_ids paging projects queue schema structs suggestions texts timestamps undo
+    json_values layering log_ids paging projects queue schema structs suggestions texts timestamps reverse_coercion
 
 .PHONY: help run tools test test-quick test-long check check-static fix format lint types proto-lint generate docs \
     siege torture mutants bench bench-quick bench-check bench-rest bench-automations clean

@@ -70,7 +70,7 @@ TESTS: Final = tuple(
         "opensend_automations", "paging", "plans", "postgres_url", "projects", "pruning", "queue", "recurring",
         "renaming", "resend", "response_size", "retention", "revisions", "run_store", "run_timeouts", "runs",
         "runtime", "schema", "search", "settings", "shutdown", "sqlite_reads", "start_points", "statuses", "storage",
-        "structs", "subscriptions", "suggestions", "texts", "timestamps", "tls", "typed_readers", "undo",
+        "structs", "subscriptions", "suggestions", "texts", "timestamps", "tls", "typed_readers", "reverse_coercion",
         "unreadable_matches", "unreadable_rows", "values", "watch",
     )
 )  # fmt: skip
