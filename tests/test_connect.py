@@ -50,6 +50,7 @@ STREAMS = [name for name, method in METHODS.items() if method.server_streaming a
 BOTH_WAYS = [name for name, method in METHODS.items() if method.client_streaming]
 
 EARLIEST = match_stream_pb2.StartPoint(log_end=match_stream_pb2.LOG_END_EARLIEST)
+BOMB = gzip.compress(b" " * (64 << 20), 1)
 ORDERED: dict[str, Any] = {"event": {"name": ORDER, "email": ADA, "properties": {"order_total": "129.99"}}}
 
 
@@ -288,7 +289,7 @@ BAD: list[tuple[str, dict[str, Any], int, str, str]] = [
     ),
     (
         "a bomb",
-        {"content-encoding": "gzip", "body": gzip.compress(b" " * (64 << 20))},
+        {"content-encoding": "gzip", "body": BOMB},
         429,
         "resource_exhausted",
         "larger than",
@@ -335,7 +336,7 @@ BAD_STREAMS: list[tuple[str, bytes, dict[str, str], str, str]] = [
     ),
     (
         "a bomb",
-        envelope(gzip.compress(b" " * (64 << 20)), 1),
+        envelope(BOMB, 1),
         {"connect-content-encoding": "gzip"},
         "resource_exhausted",
         "larger",
