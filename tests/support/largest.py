@@ -80,12 +80,12 @@ class Largest:
             await self.maker.redefine(large_schema(100 + number), "type_0")
         for number in range(20):
             await self.maker.upsert(f"c{number}@example.com", {"text": WIDE * 15_000})
+        fields = {"attributes": struct(NUMBERS), "labels": {f"{index:063}": WIDE * 255 for index in range(32)}}
         for number in range(10):
-            fields = {"attributes": struct(NUMBERS), "labels": {f"{index:063}": WIDE * 255 for index in range(32)}}
             self.automations.append(await automate(self.maker, LARGE, active=number < 2, name=WIDE * 255, **fields))
         await automate(self.maker, LARGE, active=False, condition=" || ".join(['properties.text == "a"'] * 300))
         await automate(self.maker, "coerced")
-        sent = [event(NUMBERS if number % 2 else TEXT, name=LARGE) for number in range(34)]
+        sent = [event(TEXT, name=LARGE), event(NUMBERS, name=LARGE)] * 17
         receipts = await self.maker.send_all([*sent, event(COERCED, name="coerced")])
         self.events = [each.receipt.event.id for each in receipts]
         await subscribe(self.maker, "parking", EARLIEST)
@@ -93,7 +93,7 @@ class Largest:
         for number in range(10):
             names = [f"{number}-{index}-{WIDE * 200}" for index in range(100)]
             await subscribe(self.maker, f"s-{number}", filter=match_stream_pb2.MatchFilter(event_names=names))
-        unnamed = [event(NUMBERS if number % 2 else TEXT, name="") for number in range(30)]
+        unnamed = [event(TEXT, name=""), event(NUMBERS, name="")] * 15
         await self.maker.send_all(unnamed, INDEPENDENT)
         while deliveries := await pull(self.maker, 1_000, name="parking"):
             self.runs += (each.match.run_id for each in deliveries)
@@ -250,12 +250,12 @@ class Largest:
         assert len(receipt.event.coercions) + receipt.event.omitted_coercion_count == receipt.coercion_count == 9_000
 
     async def send_events(self) -> None:
-        sent = [event(NUMBERS, name=LARGE) for _ in range(40)]
+        sent = [event(NUMBERS, name=LARGE)] * 40
         request = event_ingest_pb2.SendEventsRequest(events=sent, mode=INDEPENDENT, view=MATCHES)
         _assert_cut([each.receipt for each in (await self.client.ingest.SendEvents(request)).results])
 
     async def stream_events(self) -> None:
-        sent = [event(NUMBERS, name=LARGE) for _ in range(40)]
+        sent = [event(NUMBERS, name=LARGE)] * 40
 
         async def requests() -> AsyncIterator[event_ingest_pb2.StreamEventsRequest]:
             yield event_ingest_pb2.StreamEventsRequest(sequence=1, events=sent, view=MATCHES)
