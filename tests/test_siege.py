@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections import Counter
 from dataclasses import replace
 from math import inf, nan
@@ -15,6 +14,7 @@ import pytest
 from tests.siege.report import GENEROUS, STRICT, Felt, Floor, Report, Resident
 from tests.siege.rows import ROWS, chosen
 from tests.siege.samples import OK, SEND, Period, Sample, Samples, quantile
+from tests.support.command_line import forker
 from tests.support.postgres import find_binaries
 from tests.torture.nodes import ROOT
 
@@ -32,17 +32,12 @@ RESIDENT = Resident(100, 1_124, 356, 2.0)
 async def test_a_neighbour_is_served_while_the_server_is_attacked(database: str, rows: str) -> None:
     if database == "postgresql" and find_binaries() is None:
         pytest.skip("PostgreSQL is not installed: neither initdb on the PATH nor /usr/lib/postgresql/*/bin")
-    command = [sys.executable, "-m", "tests.siege", "--short", "--rows", rows, "--database", database]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        cwd=ROOT,
-        # Observers and attackers are forked and started while gRPC is at work in that process.
-        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    words = ["--short", "--rows", rows, "--database", database]
+    environment = os.environ | forker.shared()
+    code, out, err = await asyncio.to_thread(
+        forker.run, words, environment, ROOT, stdin="", timeout=300, module="tests.siege"
     )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+    assert code == 0, out + err
 
 
 def report(felt: Felt = DURING, resident: Resident = RESIDENT, answers: Mapping[str, int] | None = None) -> Report:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import grpc
 import pytest
 
 from tests.support.automations import automate
+from tests.support.command_line import forker
 from tests.support.consumers import EARLIEST, pull, subscribe
 from tests.support.history import SeenMatch
 from tests.support.messages import ADA, ORDER
@@ -43,24 +43,12 @@ PACE = 0.3
 async def test_every_promise_holds_while_servers_are_killed(kind: str) -> None:
     if kind == "postgresql" and find_binaries() is None:
         pytest.skip("PostgreSQL is not installed: neither initdb on the PATH nor /usr/lib/postgresql/*/bin")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.torture",
-        "--database",
-        kind,
-        "--kills",
-        str(KILLS),
-        "--pace",
-        str(PACE),
-        cwd=ROOT,
-        # Servers are forked and started while gRPC is at work in this process.
-        env={**os.environ, "GRPC_ENABLE_FORK_SUPPORT": "0"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    words = ["--database", kind, "--kills", str(KILLS), "--pace", str(PACE)]
+    environment = os.environ | forker.shared()
+    code, out, err = await asyncio.to_thread(
+        forker.run, words, environment, ROOT, stdin="", timeout=900, module="tests.torture"
     )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+    assert code == 0, out + err
 
 
 # Checks that can fail

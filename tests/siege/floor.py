@@ -16,9 +16,10 @@ import grpc
 
 from server.rpc.call_limits import MAX_MESSAGE_BYTES
 from tests.siege.neighbour import observe_sends
-from tests.siege.processes import READY_SECONDS, attacking, forked, received
+from tests.siege.processes import READY_SECONDS, attacking, received
 from tests.siege.report import Floor, Report
 from tests.siege.samples import SEND, Period, Samples, quantile
+from tests.support.forked import forked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import time
 from contextlib import asynccontextmanager
@@ -11,15 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.siege.attacks.rows import ATTACKS
 from tests.siege.target import Assault, Target
+from tests.support.forked import forked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from multiprocessing.connection import Connection
 
     from tests.siege.report import Report
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["__main__", "tests.siege.rows"])
 
 NICENESS: Final = 5
 READY_SECONDS: Final = 60.0
@@ -70,18 +67,3 @@ async def _attack(target: Target, row: str, pipe: Connection) -> None:
     assault.until = time.monotonic() + seconds
     await attack.run(assault)
     pipe.send((assault.answers, assault.facts, assault.misses))
-
-
-@asynccontextmanager
-async def forked(work: Any, *arguments: Any) -> AsyncIterator[Connection]:
-    """Run a function in a process of its own, connected by a pipe; it is killed when the context is left."""
-    ours, theirs = FORKS.Pipe()
-    process = FORKS.Process(target=work, args=(*arguments, theirs))
-    await asyncio.to_thread(process.start)
-    theirs.close()
-    try:
-        yield ours
-    finally:
-        process.kill()
-        await asyncio.to_thread(process.join)
-        ours.close()

@@ -12,12 +12,13 @@ from tests.siege.attacks.rows import ATTACKS
 from tests.siege.floor import floor_of
 from tests.siege.memory import Memory
 from tests.siege.neighbour import SUBSCRIPTION, observe
-from tests.siege.processes import attacking, forked
+from tests.siege.processes import attacking
 from tests.siege.report import Felt, Report, Resident
 from tests.siege.samples import SEND, Period, Sample, Samples
 from tests.siege.target import Target
 from tests.support.automations import automate
 from tests.support.consumers import subscribe
+from tests.support.forked import forked
 from tests.support.postgres import find_binaries, running_cluster
 from tests.support.process import server_process
 from tests.support.service import ADMIN_KEY

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 HEADER_BYTES = 8
+SHARED = "TESTS_FORKER"
+"""The variable that leads a forked process to the process that it was forked from, to have others forked, too."""
 
 _SCRIPT = """\
 #!{python} -IS
@@ -77,6 +79,15 @@ class ForkedProcess:
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
 
+    def poll(self) -> int | None:
+        """Return the exit code, None while the process runs."""
+        if self.returncode is None:
+            ended = select.poll()
+            ended.register(self._connection, select.POLLIN)
+            if ended.poll(0):
+                self.wait()
+        return self.returncode
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait until the process has ended; return its exit code, negative for a signal."""
         if self.returncode is None:
@@ -91,8 +102,12 @@ class Forker:
     """The process from which others are forked, started with the first of them."""
 
     def __init__(self) -> None:
-        self._address = ""
+        self._address = os.environ.get(SHARED, "")
         self._lock = Lock()
+
+    def shared(self) -> dict[str, str]:
+        """Return the variable by which a forked process uses the same process."""
+        return {SHARED: self._started()}
 
     def run(
         self,

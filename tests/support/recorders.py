@@ -291,7 +291,7 @@ class Consumer:
             await self._world.pause(1.2)
         del self._working[delivery_id]
         one = [delivery_id]
-        if self._world.chance(0.05):
+        if not self._world.calm and self._world.chance(0.05):
             return
         if self._world.chance(0.12):
             delay = seconds(round(self._world.random.random() * 0.3, 3))

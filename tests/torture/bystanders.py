@@ -12,9 +12,9 @@ import grpc
 
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.consumers import EARLIEST
+from tests.support.forked import forked
 from tests.support.recorders import HEARTBEAT, raise_if_cancelled, raise_unless_away
 from tests.support.service import connected
-from tests.torture.nodes import FORKS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,29 +65,20 @@ class SlowReader:
 
 @asynccontextmanager
 async def frozen_consumer(address: str, secret: str, subscription: str) -> AsyncIterator[None]:
-    """Run a process that consumes a subscription, and freeze it once it has deliveries; it ends with the context."""
-    reader, writer = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=run_holder, args=(address, secret, subscription, writer))
-    await asyncio.to_thread(process.start)
-    try:
-        assert await asyncio.to_thread(reader.poll, 30), "the consumer that is to be frozen was not served"
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)
+    """Run a process that consumes a subscription and freezes once it has deliveries; it ends with the context."""
+    async with forked(run_holder, address, secret, subscription) as served:
+        assert await asyncio.to_thread(served.poll, 30), "the consumer that is to be frozen was not served"
+        assert await asyncio.to_thread(served.recv)
         yield
-    finally:
-        process.kill()
-        await asyncio.to_thread(process.join)
-        reader.close()
-        writer.close()
 
 
 def run_holder(address: str, secret: str, subscription: str, served: Connection) -> None:
-    """Hold deliveries until the process is killed."""
+    """Hold deliveries, frozen, until the process is killed."""
     asyncio.run(hold(address, secret, subscription, served))
 
 
 async def hold(address: str, secret: str, subscription: str, served: Connection) -> None:
-    """Receive deliveries, settle none, and report once there were some, or none were due."""
+    """Receive deliveries, settle none; report and freeze this process once there were some, or none were due."""
 
     async def requests() -> AsyncIterator[pb.ConsumeMatchesRequest]:
         opening = pb.OpenConsumer(
@@ -105,4 +96,5 @@ async def hold(address: str, secret: str, subscription: str, served: Connection)
         async for message in client.matches.ConsumeMatches(requests()):
             if message.WhichOneof("message") in ("deliveries", "heartbeat"):
                 served.send(True)
+                os.kill(os.getpid(), signal.SIGSTOP)
         watching.cancel()

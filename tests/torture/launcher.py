@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from registry import timestamps
 from server.ingest import group_commit
-from tests.support.service import ADMIN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -132,18 +131,6 @@ def main(arguments: Sequence[str]) -> None:
 
     sys.argv = ["signalbox", *options.command]
     product()
-
-
-def run_forked(arguments: Sequence[str], out: str, err: str) -> None:
-    """Run in a process that was forked for it: as `main`, with the standard streams led to files."""
-    for name in [name for name in os.environ if name.startswith("SIGNALBOX_")]:
-        del os.environ[name]
-    os.environ["SIGNALBOX_ADMIN_KEY"] = ADMIN_KEY
-    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(descriptor, stream.fileno())
-        os.close(descriptor)
-    main(arguments)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
+import os
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.support.command_line import ENVIRONMENT, forker
 from tests.support.process import READY
-from tests.support.service import connected
-from tests.torture.launcher import run_forked
+from tests.support.service import ADMIN_KEY, connected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from multiprocessing.context import ForkServerProcess
 
+    from tests.support.forking import ForkedProcess
     from tests.support.service import Client, Service
     from tests.torture.databases import TorturedDatabase
     from tests.torture.senders import TortureWorld
@@ -24,17 +24,13 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 START_SECONDS: Final = 180.0
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["__main__", "tests.torture.preloaded", "tests.torture.rounds"])
-"""Processes that have imported the product already: to import it takes longer than most servers live here."""
-
 
 class Node:
     """One server process at a time, to which the clients of a world are led while it runs."""
 
     def __init__(self, database: TorturedDatabase, folder: Path, *options: str) -> None:
         self._database, self._folder, self._options = database, folder, options
-        self._process: ForkServerProcess | None = None
+        self._process: ForkedProcess | None = None
         self._lives = 0
         self._stack = AsyncExitStack()
         self.service: Service | None = None
@@ -63,14 +59,19 @@ class Node:
         serve = ["serve", *listen, "--database", self._database.url, *self._options]
         self._lives += 1
         out = self._folder / f"node-{id(self)}-{self._lives}.out"
-        self._process = FORKS.Process(target=run_forked, args=([*launch, "--", *serve], str(out), str(self.log)))
-        await asyncio.to_thread(self._process.start)
-        while self._process.is_alive():
-            if out.exists() and (ready := READY.match(out.read_text())):
+        self._process = await asyncio.to_thread(self._forked, [*launch, "--", *serve], out)
+        while self._process.poll() is None:
+            if ready := READY.match(out.read_text()):
                 return ready[1], ready[2]
             await asyncio.sleep(0.02)
         await self.kill()
         return None
+
+    def _forked(self, words: Sequence[str], out: Path) -> ForkedProcess:
+        variables = ENVIRONMENT | {"SIGNALBOX_ADMIN_KEY": ADMIN_KEY}
+        with open(os.devnull) as nothing, out.open("w") as written, self.log.open("a") as log:
+            files = [each.fileno() for each in (nothing, written, log)]
+            return forker.start(words, variables, self._folder, files, "tests.torture.launcher")
 
     async def died(self, within: float) -> bool:
         """Return whether the server ended by itself within a time."""
@@ -93,7 +94,7 @@ class Node:
         assert self._process is not None
         self._process.terminate()
         await self.died(START_SECONDS)
-        code = self._process.exitcode
+        code = self._process.poll()
         await self.leave()
         return code
 
@@ -103,7 +104,7 @@ class Node:
         await self._stack.aclose()
 
     def _running(self) -> bool:
-        return self._process is not None and self._process.is_alive()
+        return self._process is not None and self._process.poll() is None
 
 
 class Membership:

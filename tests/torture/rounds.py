@@ -293,7 +293,7 @@ def last_answers(history: History) -> list[Answered]:
 
 async def check(world: TortureWorld, database: TorturedDatabase, folder: Path, outcome: Outcome) -> None:
     """Read the final log through a freshly started server, and check every promise."""
-    node, history = Node(database, folder), world.history
+    node, history = Node(database, folder, "--drain", "0"), world.history
     client = (await node.start()).client(world.secret)
     try:
         events = await stored_events(client)
