@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from server.cli.client.errors import Failure
+from server.cli.errors import Failure
 from server.cli.main import run
 from server.cli.startup_errors import clear_start_failures
 from server.storage.backups import BackupError, back_up_sqlite, restore_sqlite

@@ -14,8 +14,8 @@ from registry.coercion import compile_schema
 from registry.coercion_table import TABLE
 from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from server.cli.arguments.message_parsers import to_struct
-from server.cli.client.errors import Failure
 from server.cli.definitions.cases import Case, Expectation, read_cases, run_case
+from server.cli.errors import Failure
 from server.cli.main import run
 from server.rpc.messages.structs import read_struct
 from tests.support.command_line import command

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from registry.schema import CoercionMode, Compatibility, Property, PropertyType, Schema, UnknownProperties, same_schema
 from server.cli.arguments.options import Connection
-from server.cli.client.errors import Failure
 from server.cli.client.session import Session
 from server.cli.definitions.documents import DefinitionDocument, read_definitions
 from server.cli.definitions.files import make_changes
 from server.cli.definitions.plan import Action, Verdict, differences, make_plan, message_of
+from server.cli.errors import Failure
 from server.cli.main import run
 from signalbox.v1 import event_definitions_pb2 as pb
 from tests.support.command_line import Result, command

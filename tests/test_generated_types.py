@@ -16,8 +16,8 @@ from sqlalchemy import Connection, text
 from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, next_layout
 from registry.codegen.json_schema import json_schema
 from registry.schema import Property, PropertyType, Schema, UnknownProperties, schema_to_json
-from server.cli.client.errors import Failure
 from server.cli.definitions.export import write_files
+from server.cli.errors import Failure
 from server.rpc.messages.definitions import write_schema
 from server.rpc.messages.structs import read_struct
 from server.rpc.messages.typed_properties import TypedReader

@@ -112,6 +112,21 @@ def test_no_subpackages_import_each_other_in_a_circle() -> None:
     assert circles({name: others - {name} for name, others in subpackages.items()}) == []
 
 
+def test_no_rooms_of_the_command_line_import_each_other_in_a_circle() -> None:
+    rooms: dict[str, set[str]] = {}
+    for module, names in module_imports().items():
+        if module.startswith("server.cli."):
+            inside = {room for name in names if (room := room_of_cli(name)) and room != room_of_cli(module)}
+            rooms.setdefault(room_of_cli(module), set()).update(inside)
+    assert {"arguments", "client", "commands", "definitions", "output"} <= set(rooms)
+    assert circles({room: others & set(rooms) for room, others in rooms.items()}) == []
+
+
+def room_of_cli(module: str) -> str:
+    """Return the subpackage of the command line that a module is in, or the module itself; empty for any other one."""
+    return module.split(".")[2] if module.startswith("server.cli.") else ""
+
+
 def module_imports() -> dict[str, set[str]]:
     """Return what each module imports when it is loaded, the imports for type checkers included."""
     names = {name_of(module): module for package in ("registry", "automation", "server") for module in modules(package)}

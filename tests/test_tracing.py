@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from server.cli.client.errors import Failure
+from server.cli.errors import Failure
 from server.cli.startup_errors import clear_start_failures
 from server.tracing import tracer
 from server.tracing.context import valid_traceparent

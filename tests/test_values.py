@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.cli.arguments.message_parsers import properties as flag
-from server.cli.client.errors import Failure
 from server.cli.client.event_lines import read_event
 from server.cli.definitions.cases import read_cases, run_case
 from server.cli.definitions.yaml_files import Fault
+from server.cli.errors import Failure
 from server.cli.output.tables import to_plain
 from server.rpc.messages.structs import NO_KIND, read_struct, write_struct
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, event_ingest_pb2, projects_pb2

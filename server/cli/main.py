@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.options import connection_options
-from server.cli.client.errors import INTERNAL, INTERRUPTED, Failure, InternalError
+from server.cli.errors import INTERNAL, INTERRUPTED, Failure, InternalError
 from server.cli.output.json_text import to_json
 from server.cli.output.streams import prepare_streams
 from server.version import version

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from server.cli.client.errors import Failure
-from server.cli.output.urls import without_password
+from server.cli.errors import Failure
+from server.cli.urls import without_password
 from server.errors import StorageBusy, StorageError, StorageReadOnly
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import click
 
 from registry.suggestions import Suggestions
 from server.cli.arguments.options import flag_of, option
-from server.cli.client.errors import Failure
+from server.cli.errors import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from server.cli.arguments.options import option
-from server.cli.client.errors import Failure
+from server.cli.errors import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from grpc import StatusCode
 
 from registry.errors import Violation
 from server.cli.client.connection_faults import connection_fault
-from server.cli.client.errors import Failure, ServerAway
 from server.cli.client.local_admin_key import local_admin_key_source
+from server.cli.errors import Failure, ServerAway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

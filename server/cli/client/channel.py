@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from server.cli.arguments.value_parsers import is_loopback
-from server.cli.client.errors import Failure
+from server.cli.errors import Failure
 
 if TYPE_CHECKING:
     from server.cli.arguments.options import Connection

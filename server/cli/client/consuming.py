@@ -11,8 +11,8 @@ import grpc
 
 from server.cli.client.availability import Availability
 from server.cli.client.call_failures import failure_of
-from server.cli.client.errors import ServerAway
 from server.cli.client.watching import RETRY_SECONDS, SILENCE_SECONDS
+from server.cli.errors import ServerAway
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

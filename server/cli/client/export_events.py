@@ -7,7 +7,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from server.cli.client.errors import Failure
+from server.cli.errors import Failure
 from server.cli.output.quantities import quantity
 from server.cli.output.tables import to_plain
 

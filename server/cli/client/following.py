@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from server.cli.client.availability import Availability
-from server.cli.client.errors import ServerAway
+from server.cli.errors import ServerAway
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from server.cli.arguments.value_parsers import is_loopback, secret
-from server.cli.client.errors import Failure
+from server.cli.errors import Failure
 from server.settings import admin_key_file
 
 if TYPE_CHECKING:

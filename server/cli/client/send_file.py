@@ -11,8 +11,8 @@ import click
 import grpc
 
 from server.cli.client.call_failures import failure_of
-from server.cli.client.errors import Failure, ServerAway
 from server.cli.client.event_lines import Line, batches, read_event
+from server.cli.errors import Failure, ServerAway
 from server.cli.output.progress import Progress, progress
 from server.cli.output.quantities import quantity
 from server.cli.output.tables import print_json_line, to_plain

@@ -12,8 +12,8 @@ import grpc
 from server.cli.arguments.options import Connection, connection_options
 from server.cli.client.call_failures import failure_of
 from server.cli.client.channel import open_channel
-from server.cli.client.errors import INTERRUPTED, Failure
 from server.cli.client.local_admin_key import local_admin_key
+from server.cli.errors import INTERRUPTED, Failure
 from signalbox.v1 import projects_pb2
 from signalbox.v1.audit_pb2_grpc import AuditLogStub
 from signalbox.v1.automations_pb2_grpc import AutomationsStub

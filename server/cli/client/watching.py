@@ -11,7 +11,7 @@ import grpc
 
 from server.cli.client.availability import Availability
 from server.cli.client.call_failures import failure_of
-from server.cli.client.errors import Failure, ServerAway
+from server.cli.errors import Failure, ServerAway
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

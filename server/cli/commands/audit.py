@@ -11,9 +11,9 @@ import grpc
 from server.cli.arguments.message_parsers import instant
 from server.cli.arguments.options import limit_option, option
 from server.cli.client.call_failures import failure_of
-from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
+from server.cli.errors import Failure
 from server.cli.output.tables import moment, print_json_line, to_plain
 from server.cli.output.views import show_list
 from signalbox.v1 import audit_pb2 as pb

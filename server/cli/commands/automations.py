@@ -12,10 +12,10 @@ from server.cli.arguments.enums import AUTOMATION_STATE, ENTRY_RULE, enum_option
 from server.cli.arguments.message_parsers import attributes as json_object
 from server.cli.arguments.message_parsers import label
 from server.cli.arguments.options import etag_option, limit_option, option
-from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.commands.explanations import explain, test_condition
+from server.cli.errors import Failure
 from server.cli.output.json_text import to_json
 from server.cli.output.tables import moment, print_fields, print_json, to_plain
 from server.cli.output.views import show_list, show_one

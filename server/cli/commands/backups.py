@@ -10,8 +10,8 @@ import click
 
 from server.cli.arguments.options import database_option, debug_option, json_option
 from server.cli.output.tables import print_json
-from server.cli.output.urls import without_password
 from server.cli.startup_errors import clear_start_failures
+from server.cli.urls import without_password
 from server.storage import backups
 from server.storage.backups import Sizes
 from server.storage.database_url import parse_database_url

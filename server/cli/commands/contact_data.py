@@ -10,8 +10,8 @@ import grpc
 from server.cli.arguments.confirmation import check_terminal, confirm
 from server.cli.arguments.options import option
 from server.cli.client.call_failures import failure_of
-from server.cli.client.errors import Failure
 from server.cli.client.session import client_command
+from server.cli.errors import Failure
 from server.cli.output.json_text import to_json
 from server.cli.output.quantities import quantity
 from server.cli.output.tables import print_fields, print_json, to_plain

@@ -13,9 +13,9 @@ from server.cli.arguments.message_parsers import read_schema
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_file_option, schema_options
 from server.cli.client.definitions import get_definition
-from server.cli.client.errors import CheckCommand
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
+from server.cli.errors import CheckCommand
 from server.cli.output.definitions import show_definition
 from server.cli.output.events import show_coercions
 from server.cli.output.json_text import to_json

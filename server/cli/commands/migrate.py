@@ -8,8 +8,8 @@ import click
 
 from server.cli.arguments.options import database_option, debug_option, json_option
 from server.cli.output.tables import print_json
-from server.cli.output.urls import without_password
 from server.cli.startup_errors import clear_start_failures
+from server.cli.urls import without_password
 from server.logs import configure_logs
 from server.storage.database import open_database
 from server.storage.migrations import head

@@ -11,9 +11,9 @@ import click
 from server.cli.arguments.confirmation import check_terminal, confirm
 from server.cli.arguments.options import limit_option, option
 from server.cli.arguments.window_options import since_option, until_option
-from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
+from server.cli.errors import Failure
 from server.cli.output.events import show_violations
 from server.cli.output.json_text import to_json
 from server.cli.output.quantities import quantity

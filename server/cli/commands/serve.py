@@ -26,7 +26,7 @@ from server.cli.arguments.value_parsers import (
     retention,
     secret,
 )
-from server.cli.client.errors import INTERRUPTED, Failure
+from server.cli.errors import INTERRUPTED, Failure
 from server.cli.program import neighbour, program
 from server.logs import LEVELS, configure_logs
 from server.settings import DEFAULT_GRPC, DEFAULT_HTTP, Settings, Tls

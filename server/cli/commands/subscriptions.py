@@ -14,9 +14,9 @@ from server.cli.arguments.message_parsers import duration
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.arguments.push_options import push_change_options, push_options, take_push, take_push_changes
 from server.cli.arguments.window_options import parked_until_option
-from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
+from server.cli.errors import Failure
 from server.cli.output.pushes import ATTEMPTS_HEADER, attempt_fields, attempt_row, push_fields
 from server.cli.output.tables import moment, print_fields, print_json, print_table, to_plain
 from server.cli.output.views import show_list, show_one

@@ -15,8 +15,8 @@ from server.cli.arguments.schema_options import SchemaOptions, remove_option, sc
 from server.cli.arguments.window_options import since_option, until_option
 from server.cli.client.call_failures import failure_of
 from server.cli.client.definitions import get_definition
-from server.cli.client.errors import CheckCommand, Failure, ServerAway
 from server.cli.client.session import client_command
+from server.cli.errors import CheckCommand, Failure, ServerAway
 from server.cli.output.json_text import to_json
 from server.cli.output.progress import counting
 from server.cli.output.tables import print_fields, print_json, print_table, to_plain

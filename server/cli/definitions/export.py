@@ -11,9 +11,9 @@ import click
 
 from registry.codegen.proto_names import file_stem
 from server.cli.arguments.options import option
-from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
+from server.cli.errors import Failure
 from server.cli.output.tables import print_json, to_plain
 from signalbox.v1 import event_definitions_pb2 as pb
 

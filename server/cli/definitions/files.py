@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.options import option
-from server.cli.client.errors import CheckCommand, Failure
 from server.cli.client.session import client_command
 from server.cli.definitions.documents import read_definitions
 from server.cli.definitions.plan import Action, make_plan
+from server.cli.errors import CheckCommand, Failure
 from server.cli.output.json_text import to_json
 from server.cli.output.tables import print_json, printable
 

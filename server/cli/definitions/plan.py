@@ -13,8 +13,8 @@ from registry.errors import TooManyDefinitions
 from registry.paths import ROOT, property_path
 from server.cli.arguments.enums import COERCION_MODE, COMPATIBILITY, UNKNOWN_PROPERTIES
 from server.cli.arguments.message_parsers import property_text
-from server.cli.client.errors import Failure
 from server.cli.client.pagination import list_all
+from server.cli.errors import Failure
 from server.cli.output.tables import own_retention
 from server.rpc.messages.definitions import write_schema
 from server.status import CODES

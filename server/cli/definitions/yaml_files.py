@@ -18,7 +18,7 @@ from yaml.reader import ReaderError
 from registry.json_values import HALF_A_PAIR, OUT_OF_RANGE
 from registry.suggestions import Suggestions
 from registry.values import describe
-from server.cli.client.errors import Failure
+from server.cli.errors import Failure
 from server.cli.output.tables import printable
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from server.cli.output.urls import without_password
+from server.cli.urls import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
