@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 import pytest_asyncio
 from grpc import StatusCode
@@ -240,14 +239,14 @@ async def test_the_scheme_is_read_in_any_case(callers: Callers) -> None:
 async def test_the_keys_of_the_demo_work_on_a_server_for_the_demo_alone(database_url: str) -> None:
     """One database under a server with the demo, without it, and with it again."""
     for demo in (True, False, True):
-        async with serving(database_url, demo=demo) as service, httpx.AsyncClient() as http:
+        async with serving(database_url, demo=demo) as service:
             for dialect, secret in SECRETS.items():
                 call = service.client(secret).ingest.ListEvents(event_ingest_pb2.ListEventsRequest())
                 code = StatusCode.OK if demo else StatusCode.UNAUTHENTICATED
                 assert await call.code() is code, dialect
                 if dialect is not Dialect.NATIVE:
                     headers = {"authorization": f"Bearer {secret}"}
-                    answer = await http.get(f"http://{service.http_address}{LISTS[dialect]}", headers=headers)
+                    answer = await service.http.get(LISTS[dialect], headers=headers)
                     assert answer.status_code == (200 if demo else 403 if dialect is Dialect.RESEND else 401), dialect
 
 

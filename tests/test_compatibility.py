@@ -125,7 +125,7 @@ def single(states: Iterable[Property]) -> list[Schema]:
 
 
 SINGLE = single(places((None, *ITEM_TYPES)))
-STEP = int(os.environ.get("SIGNALBOX_COMPATIBILITY_STEP", "4"))
+STEP = int(os.environ.get("SIGNALBOX_COMPATIBILITY_STEP", "8"))
 """Each schema is compared with one in STEP of all schemas, as the old and as the new one."""
 SOME = 3
 """One in SOME of these pairs is enough for FORWARD: by a law below it equals BACKWARD with the schemas exchanged."""
@@ -281,8 +281,11 @@ def test_at_most_one_incompatibility_is_found_for_a_property(change: tuple[Schem
 
 
 def test_under_one_unknown_properties_policy_compatibility_is_transitive() -> None:
-    for policy in UnknownProperties:
-        few = [each for each in single(places((None, STRING, OBJECT))) if each.unknown_properties is policy]
+    schemas = single(places((None, STRING, OBJECT)))
+    step = min(STEP, len(UnknownProperties))
+    for number, policy in enumerate(UnknownProperties):
+        # Each policy has another third of the schemas.
+        few = [each for each in schemas if each.unknown_properties is policy][number % step :: step]
         after = {each: {other for other in few if not compare(each, other, BACKWARD)} for each in few}
         broken = [(one, two) for one in few for two in after[one] if not after[two] <= after[one]]
         assert broken == []

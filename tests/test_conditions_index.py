@@ -20,7 +20,7 @@ from automation.conditions.values import Int
 from automation.errors import ConditionInvalid
 from tests.support.conditions import conditions, contacts, payloads
 
-EXAMPLES = int(os.environ.get("SIGNALBOX_INDEX_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("SIGNALBOX_INDEX_EXAMPLES", "80"))
 
 
 def compiled(texts: list[str]) -> list[Condition | None]:

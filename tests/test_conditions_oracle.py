@@ -21,7 +21,7 @@ from automation.conditions.values import Duration, Failure, Int, Timestamp
 from automation.errors import ConditionInvalid
 from tests.support.conditions import conditions, contacts, payloads
 
-EXAMPLES = int(os.environ.get("SIGNALBOX_ORACLE_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("SIGNALBOX_ORACLE_EXAMPLES", "200"))
 ENVIRONMENT = cel.NewEnv(variables=dict.fromkeys(("properties", "event", "contact"), cel.Type.DYN))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 OCCURRED, RECEIVED = 1_780_315_200_123_456, 1_780_315_201_000_000

@@ -93,7 +93,7 @@ def test_a_large_value_is_cut() -> None:
     assert cut.actual == Shown('["' + "y" * 1021 + '"', truncated=True)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(conditions(), payloads, contacts)
 def test_a_trace_has_the_verdict_of_the_condition(
     text: str, properties: dict[str, Any], contact: dict[str, Any] | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -110,8 +111,9 @@ async def check_pages(log: Log, wanted: EventFilter, limit: int) -> None:
     assert await log.page(wanted, limit) == expected[::-1][:limit]
     assert await log.page(wanted, limit, after=0) == expected[:limit]
     for start in (1, SEGMENT, 3 * SEGMENT - 1):
-        assert await log.page(wanted, limit, before=start) == [each for each in expected[::-1] if each < start][:limit]
-        assert await log.page(wanted, limit, after=start) == [each for each in expected if each > start][:limit]
+        earlier, later = expected[: bisect_left(expected, start)], expected[bisect_right(expected, start) :]
+        assert await log.page(wanted, limit, before=start) == earlier[::-1][:limit]
+        assert await log.page(wanted, limit, after=start) == later[:limit]
 
 
 async def test_times_of_receipt_bound_the_events_of_a_contact(log: Log) -> None:

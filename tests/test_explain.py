@@ -263,7 +263,7 @@ async def verdict_or_none(call: Any) -> None:
             raise
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS, ignore_case=st.booleans())
 async def test_an_explanation_recomputes_the_answer_of_its_time(
     service: Service, steps: list[tuple[Any, ...]], ignore_case: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,12 +70,27 @@ def modules(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@cache
+def import_statements(module: Path) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Return the imports of a module, those for type checkers included, each with whether it is in no function."""
+    found: list[tuple[ast.Import | ast.ImportFrom, bool]] = []
+    waiting: list[tuple[ast.AST, bool]] = [(ast.parse(module.read_text()), True)]
+    while waiting:
+        node, at_top = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.append((node, at_top))
+        elif isinstance(node, ast.stmt | ast.mod | ast.ExceptHandler | ast.match_case):
+            inside = at_top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            waiting += ((child, inside) for child in ast.iter_child_nodes(node))
+    return found
+
+
 def imported(module: Path) -> Iterator[str]:
-    """Name what a module imports anywhere in it, the imports for type checkers included."""
-    for node in ast.walk(ast.parse(module.read_text())):
+    """Name what a module imports anywhere in it."""
+    for node, _ in import_statements(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{module} imports relatively"
             yield node.module or ""
 
@@ -146,16 +162,12 @@ def subpackage(module: str) -> str:
 
 def imported_at_top(module: Path, names: Container[str]) -> Iterator[str]:
     """Name the modules that a module imports outside of its functions."""
-    waiting: list[ast.AST] = [ast.parse(module.read_text())]
-    while waiting:
-        node = waiting.pop()
+    for node in (node for node, at_top in import_statements(module) if at_top):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             parts = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from (part if part in names else str(node.module) for part in parts if str(node.module) in names)
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            waiting += ast.iter_child_nodes(node)
 
 
 def circles(imports: Mapping[str, Collection[str]]) -> list[list[str]]:

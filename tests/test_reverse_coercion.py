@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from registry.coercion import CoercionKind, compile_schema
@@ -51,6 +51,7 @@ def _canonical(value: Any) -> Any:
 # The law
 
 
+@settings(max_examples=50)
 @given(CASES, st.sampled_from(UnknownProperties))
 def test_undoing_the_coercions_restores_the_sent_payload(
     case: tuple[Schema, dict[str, JSON]], policy: UnknownProperties

@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import httpx
 import pytest
 
 from server.rpc.messages.structs import read_struct
@@ -48,8 +47,7 @@ one_damage = pytest.mark.parametrize("damage", ['{"n": NaN}', "[1]"])
 
 async def counted(service: Service, table: str) -> float:
     """Return how many unreadable rows of a table the metrics count."""
-    async with httpx.AsyncClient() as http:
-        text = (await http.get(f"http://{service.http_address}/metrics")).text
+    text = (await service.http.get("/metrics")).text
     found = re.search(rf'^signalbox_unreadable_rows_total{{table="{table}"}} (\S+)$', text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 

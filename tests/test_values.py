@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client, Service
 
-EXAMPLES = int(os.environ.get("SIGNALBOX_VALUES_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("SIGNALBOX_VALUES_EXAMPLES", "3"))
 """Of the law over JSON texts, on each database; the long form takes thousands."""
 
 DIALECTS = ("autosend", "opensend", "emailsendx", "arsel", "resend")
@@ -159,6 +159,11 @@ def words_of(dialect: str, answer: Any) -> list[tuple[str, str]]:
             return [("", answer["message"])]
 
 
+refused_before_storage = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+"""No database is asked about these, so that they run on one."""
+
+
+@refused_before_storage
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 async def test_a_value_that_no_reader_could_give_back_is_refused_with_path_and_reason(
     house: House, endpoint: Endpoint
@@ -184,6 +189,7 @@ async def test_a_value_that_no_reader_could_give_back_is_refused_with_path_and_r
             assert place.startswith(field)
 
 
+@refused_before_storage
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 async def test_a_payload_of_too_many_values_bytes_or_levels_is_refused(house: House, endpoint: Endpoint) -> None:
     values, size = (1_000, 64 * 1024) if endpoint in CONTACT_ENDPOINTS else (10_000, 256 * 1024)
@@ -491,7 +497,7 @@ def test_the_command_line_looks_at_both_values_of_a_name() -> None:
         flag('{"p":"\\ud800","p":0}')
 
 
-@settings(max_examples=EXAMPLES * 10)
+@settings(max_examples=EXAMPLES * 8)
 @given(text=objects)
 def test_whatever_a_yaml_file_takes_is_held_and_equal_to_what_json_means(folder: Path, text: str) -> None:
     """JSON is YAML with few exceptions, which are refused; what YAML takes beyond JSON must be a value as well."""
