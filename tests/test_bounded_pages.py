@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 NOBODY = "nobody@example.com"
 OTHER = "other"
-EVENTS = 16
+LATE = "late@example.com"
+EVENTS = 24
 NOON = 1_700_000_000
 
 
@@ -59,8 +60,7 @@ async def pages(call: Callable[..., Any], request: Any, field: str) -> list[Any]
 
 
 async def fill(shop: Client) -> None:
-    await shop.upsert(BOB)
-    people = (ADA, BOB, NOBODY, NOBODY)
+    people = (ADA, LATE, NOBODY, LATE)
     sent = [
         event(
             name=ORDER if number % 3 else OTHER,
@@ -72,6 +72,8 @@ async def fill(shop: Client) -> None:
     for half in (sent[: EVENTS // 2], sent[EVENTS // 2 :]):
         results = await shop.send_all(half)
         assert not [result for result in results if result.HasField("error")]
+        # Only the second half has events of this address with a contact.
+        await shop.upsert(LATE)
 
 
 async def test_events_of_all_pages_are_those_of_the_filters(service: Any) -> None:
@@ -87,7 +89,7 @@ async def test_events_of_all_pages_are_those_of_the_filters(service: Any) -> Non
     values: dict[str, list[Any]] = {
         "name": [ORDER, "never"],
         "contact_id": [ada],
-        "email": [BOB, NOBODY, "never@example.com"],
+        "email": [LATE, NOBODY, "never@example.com"],
         "received_from": [middle],
         "received_until": [middle],
         "occurred_from": [late],
