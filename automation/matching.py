@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from functools import lru_cache
-from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -105,7 +104,7 @@ class LiveAutomations:
         """Return the matchers of this version, and those of earlier ones where it has none yet."""
         return {**self._before, **self._matchers}
 
-    def compile(self, seconds: float = inf) -> bool:
+    def compile(self, seconds: float) -> bool:
         """Compile the matchers of all event names, so that no event has to wait for it.
 
         Return whether all is done. If not, call it again: it ends when the time is over.
