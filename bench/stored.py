@@ -23,22 +23,6 @@ from registry.log_ids import position_of
 STORED = 5_000_000
 MATCHES = EVENTS // MATCHING_EVERY
 
-COPIED = {
-    "event": ({"position": EVENTS}, {"id": EVENTS}, "position"),
-    "automation_match": (
-        {"position": MATCHES, "run_number": MATCHES, "event_position": EVENTS},
-        {"id": MATCHES, "run_id": MATCHES},
-        "position",
-    ),
-    "run": (
-        {"number": MATCHES, "match_position": MATCHES, "event_position": EVENTS},
-        {"id": MATCHES},
-        "number",
-    ),
-}
-"""The tables whose rows are copied. For each: the columns that hold a position, and those that hold an ID, with the
-distance from one copy to the next; and the column by which the rows are ordered."""
-
 
 def stored_events(folder: Path, count: int = STORED) -> Path:
     """Return a copy of the database, in `folder`; it is made if there is none yet."""
@@ -59,6 +43,27 @@ def stored_events(folder: Path, count: int = STORED) -> Path:
     return copy
 
 
+def copied() -> dict[str, tuple[dict[str, int], dict[str, int], str]]:
+    """Return the tables whose rows are copied.
+
+    For each: the columns that hold a position, and those that hold an ID, with the distance from one copy to the next;
+    and the column by which the rows are ordered.
+    """
+    return {
+        "event": ({"position": EVENTS}, {"id": EVENTS}, "position"),
+        "automation_match": (
+            {"position": MATCHES, "run_number": MATCHES, "event_position": EVENTS},
+            {"id": MATCHES, "run_id": MATCHES},
+            "position",
+        ),
+        "run": (
+            {"number": MATCHES, "match_position": MATCHES, "event_position": EVENTS},
+            {"id": MATCHES},
+            "number",
+        ),
+    }
+
+
 def cache() -> Path:
     """Return the folder in which the database is kept."""
     return Path(os.environ.get("SIGNALBOX_BENCH_CACHE") or Path.home() / ".cache" / "signalbox-bench")
@@ -73,7 +78,7 @@ def grow(database: Path, count: int) -> None:
     connection.execute("PRAGMA journal_mode = OFF")
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("PRAGMA cache_size = -1000000")
-    ranges = {table: _range(connection, table) for table in COPIED}
+    ranges = {table: _range(connection, table) for table in copied()}
     copies = max(0, -(-count // EVENTS) - 1)
     for number in range(1, copies + 1):
         progress(f"{number} of {copies} copies of {EVENTS:,} events")
@@ -103,14 +108,14 @@ def later_id(entry_id: str, distance: int) -> str:
 
 def _range(connection: sqlite3.Connection, table: str) -> tuple[int, int]:
     """Return the first and the last of the rows to copy."""
-    order = COPIED[table][2]
+    order = copied()[table][2]
     last: int = connection.execute(f"SELECT max({order}) FROM {table}").fetchone()[0]
     count = EVENTS if table == "event" else MATCHES
     return last - count + 1, last
 
 
 def _copy(connection: sqlite3.Connection, table: str, number: int, first: int, last: int) -> None:
-    positions, ids, order = COPIED[table]
+    positions, ids, order = copied()[table]
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
     terms = [
         f"{name} + {positions[name] * number}"

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import check, harness, peers, stored
+from bench import check, data, harness, peers, stored
 from bench.data import (
     BATCH,
     CONTACTS,
-    EVENTS,
     MATCHING_EVERY,
     Request,
     batch_requests,
@@ -37,13 +36,17 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.checkout, pytest.mark.timeout(300)]
 
 SECONDS = 0.1
+EVENTS = 4_000
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _forked_programs() -> Iterator[None]:
-    """Fork the programs of the benchmarks; otherwise each would import everything."""
+def _small_and_forked() -> Iterator[None]:
+    """Prepare fewer events, which loads repeat, and fork the programs: otherwise each would import everything."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(harness, "subprocess", forked_modules)
+        for module in (data, stored):
+            patch.setattr(module, "EVENTS", EVENTS)
+        patch.setattr(stored, "MATCHES", EVENTS // MATCHING_EVERY)
         yield
 
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.lasting
+
 ROOT = Path(__file__).parents[1]
 INVALID = StatusCode.INVALID_ARGUMENT
 SOON = pb.Backoff(initial_delay=seconds(0.2))

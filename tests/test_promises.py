@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     Promise = Callable[[History], None]
     Breach = Callable[[History], None]
 
+pytestmark = pytest.mark.lasting
+
 SECONDS = float(os.environ.get("SIGNALBOX_PROMISES_SECONDS", "0.5"))
 SEED = int(os.environ.get("SIGNALBOX_PROMISES_SEED", "0")) or random.randrange(1, 1 << 32)  # noqa: S311 - any will do
 DRAIN_SECONDS = 30.0
