@@ -27,7 +27,7 @@ from server.http.body_framing import ChunkedBody, SizedBody
 from server.http.connections import HttpConnections, address_of, file_of
 from server.http.exchange import HttpExchange
 from server.http.framing import Malformed, RequestTooSlow, body_length, last_response, refusal
-from server.http.head import RequestHead
+from server.http.head import RequestHead, asgi_scope
 
 if TYPE_CHECKING:
     import uvicorn
@@ -270,7 +270,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Begin an exchange. Raise Malformed if the framing is in doubt."""
         headers = dict(head.headers)
         length = body_length(head.version, head.headers, headers)
-        exchange = HttpExchange(self, _scope(head), headers, length, keep_alive=head.keep_alive)
+        exchange = HttpExchange(self, asgi_scope(head), headers, length, keep_alive=head.keep_alive)
         self._deadline = inf
         self._serving = exchange
         if length:
@@ -390,18 +390,3 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._ended = True
         self._deadline = self._loop.time() + WRITE_SECONDS
         self.transport.close()
-
-
-def _scope(head: RequestHead) -> dict[str, Any]:
-    try:
-        target = httptools.parse_url(head.target)
-    except httptools.HttpParserError as error:
-        raise Malformed("Invalid request target") from error
-    return {
-        "type": "http",
-        "http_version": head.version,
-        "method": head.method,
-        "raw_path": target.path or b"/",
-        "query_string": target.query or b"",
-        "headers": head.headers,
-    }

@@ -8,7 +8,7 @@ the head. The end is found in the bytes themselves: if the parser does not agree
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
@@ -147,3 +147,19 @@ class RequestHead:
     def on_body(self, _part: bytes) -> None:
         """Raise Malformed: the parser took something before the end of the head for a body."""
         raise Malformed("The head does not end with its empty line")
+
+
+def asgi_scope(head: RequestHead) -> dict[str, Any]:
+    """Return the scope of a request as ASGI has it. Raise Malformed."""
+    try:
+        target = httptools.parse_url(head.target)
+    except httptools.HttpParserError as error:
+        raise Malformed("Invalid request target") from error
+    return {
+        "type": "http",
+        "http_version": head.version,
+        "method": head.method,
+        "raw_path": target.path or b"/",
+        "query_string": target.query or b"",
+        "headers": head.headers,
+    }
