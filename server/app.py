@@ -206,7 +206,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             "EventIngest": EventIngestServicer(ingest, Events(database), typed, calls.stopping, loop_time),
             "MatchStream": MatchStreamServicer(matches, subscriptions, deliveries, shutdown),
             "Projects": ProjectsServicer(projects),
-            "Quarantine": QuarantineServicer(Quarantine(database, ingest, _doors(typed), limits, changes)),
+            "Quarantine": QuarantineServicer(Quarantine(database, ingest, _event_apis(typed), limits, changes)),
         }
         rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls, tracer))
         await stack.enter_async_context(rpcs)
@@ -286,7 +286,7 @@ def _watch(metrics: Metrics, database: MeasuredDatabase, health: StorageHealth, 
     watch("signalbox_rpcs_in_flight", "Calls of RPCs in progress, streams included.", lambda: len(calls))
 
 
-def _doors(typed: TypedReaders) -> dict[str, EventApi]:
+def _event_apis(typed: TypedReaders) -> dict[str, EventApi]:
     """Return the APIs that events are sent to: the rules of each, and how its requests are read again."""
     native = EventApi(None, partial(reread_event, typed))
     dialects = {dialect.name.value: EventApi(dialect.rules, partial(reread_request, dialect)) for dialect in DIALECTS}

@@ -120,20 +120,20 @@ class Reingested:
 
 
 class Quarantine:
-    """Reads and repairs refused events. `doors` are the APIs that events are sent to, by name."""
+    """Reads and repairs refused events. `apis` are the APIs that events are sent to, by name."""
 
     def __init__(
         self,
         database: Database,
         ingest: Ingest,
-        doors: Mapping[str, EventApi],
+        apis: Mapping[str, EventApi],
         limits: QuarantineLimits,
         changes: AuditedChanges,
     ) -> None:
         self._database = database
         self._changes = changes
         self._ingest = ingest
-        self._doors = doors
+        self._apis = apis
         self.limits = limits
 
     async def list(self, project_pk: int, refused: RefusedFilter, request: PageRequest) -> Page[RefusedEvent]:
@@ -270,13 +270,13 @@ class Quarantine:
 
     async def _draft(self, project_pk: int, event: RefusedEvent) -> Draft:
         """Return a refused event as it was sent, by the rules of its API."""
-        door = self._doors.get(event.door) or self._doors[""]
+        api = self._apis.get(event.door) or self._apis[""]
         content = event.content
         if event.unreadable:
             draft = _unreadable(event, event.unreadable)
         elif content.properties is None:
             try:
-                draft = await door.reread(project_pk, event)
+                draft = await api.reread(project_pk, event)
             except SignalboxError as error:
                 draft = _unreadable(event, UNREADABLE_ROWS.report("refused_event", event.id, error))
         else:
@@ -287,7 +287,7 @@ class Quarantine:
                 content.properties,
                 content.occurred_at,
                 event.idempotency_key,
-                door.rules,
+                api.rules,
             )
         draft.refused_id, draft.sent_at = event.id, event.received_at
         return draft
