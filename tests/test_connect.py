@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 pytestmark = pytest.mark.lasting
+# These tests are about a transport; what is called runs on both databases over gRPC.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 
 UNARY = [name for name, method in METHODS.items() if not method.server_streaming]
 STREAMS = [name for name, method in METHODS.items() if method.server_streaming and not method.client_streaming]
@@ -96,6 +99,7 @@ def test_every_rpc_is_called_by_these_tests() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_an_empty_request_is_answered_as_over_grpc(service: Service, caller: ConnectCaller, form: str) -> None:
     different = {}
     for method in UNARY:
@@ -113,6 +117,7 @@ async def test_an_empty_request_is_answered_as_over_grpc(service: Service, calle
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_every_rpc_needs_a_key(caller: ConnectCaller, form: str) -> None:
     caller.headers["authorization"] = ""
     for method in [*UNARY, *STREAMS]:
@@ -121,6 +126,7 @@ async def test_every_rpc_needs_a_key(caller: ConnectCaller, form: str) -> None:
         assert found.status == (401 if method in UNARY else 200)
 
 
+@on_sqlite
 async def test_every_rpc_needs_its_scope(service: Service, caller: ConnectCaller) -> None:
     of_contacts = await service.key(caller.client.project, "contacts:read", "contacts:write")
     of_events = await service.key(caller.client.project, "events:read")
@@ -142,6 +148,7 @@ async def first(caller: ConnectCaller, method: str, form: str) -> Any:
 
 @pytest.mark.parametrize("content_type", ["json", "proto", "connect+json", "connect+proto"])
 @pytest.mark.parametrize("method", BOTH_WAYS)
+@on_sqlite
 async def test_an_rpc_in_which_both_sides_stream_names_another_one(
     caller: ConnectCaller, method: str, content_type: str
 ) -> None:
@@ -162,6 +169,7 @@ async def test_an_rpc_in_which_both_sides_stream_names_another_one(
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_an_event_is_sent_and_read(caller: ConnectCaller, form: str) -> None:
     sent = event_ingest_pb2.SendEventRequest(event=event(properties=struct({"order_total": "129.99"})))
     receipt = (await caller.call("SendEvent", sent, form)).receipt
@@ -170,6 +178,7 @@ async def test_an_event_is_sent_and_read(caller: ConnectCaller, form: str) -> No
     assert found.event == receipt.event == await caller.client.get(receipt.event.id)
 
 
+@on_sqlite
 async def test_a_plain_json_object_is_a_payload(caller: ConnectCaller) -> None:
     response = await caller.post("SendEvent", ORDERED)
     receipt = response.json()["receipt"]
@@ -181,6 +190,7 @@ async def test_a_plain_json_object_is_a_payload(caller: ConnectCaller) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_an_error_is_that_of_grpc(caller: ConnectCaller, form: str) -> None:
     sent = event_ingest_pb2.SendEventRequest(event=event(properties=struct({"order_total": "x", "currency": [1]})))
     found = await refused(caller.call("SendEvent", sent, form))
@@ -190,6 +200,7 @@ async def test_an_error_is_that_of_grpc(caller: ConnectCaller, form: str) -> Non
     assert (found.status, found.body["code"]) == (400, "invalid_argument")
 
 
+@on_sqlite
 async def test_the_admin_key_names_a_project(caller: ConnectCaller) -> None:
     caller.headers["authorization"] = f"Bearer {ADMIN_KEY}"
     assert (await caller.call("SendEvent", ORDERED)).receipt.event.position == 1
@@ -199,6 +210,7 @@ async def test_the_admin_key_names_a_project(caller: ConnectCaller) -> None:
     assert (await refused(caller.call("SendEvent", ORDERED))).status == 404
 
 
+@on_sqlite
 async def test_a_key_of_a_dialect_is_a_key(service: Service, caller: ConnectCaller) -> None:
     secret = await service.secret(caller.client.project, projects_pb2.DIALECT_AUTOSEND)
     caller.headers["authorization"] = f"Bearer {secret}"
@@ -206,6 +218,7 @@ async def test_a_key_of_a_dialect_is_a_key(service: Service, caller: ConnectCall
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_many_events_are_sent_and_listed_in_slices(caller: ConnectCaller, form: str) -> None:
     events = [event(properties=struct({"order_total": n, "currency": "x" * 500})) for n in range(400)]
     request = event_ingest_pb2.SendEventsRequest(events=events, view=event_ingest_pb2.RESULT_VIEW_COERCED)
@@ -299,6 +312,7 @@ BAD: list[tuple[str, dict[str, Any], int, str, str]] = [
 
 
 @pytest.mark.parametrize(("sent", "status", "code", "text"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+@on_sqlite
 async def test_a_bad_request_says_what_is_wrong(
     caller: ConnectCaller, sent: dict[str, Any], status: int, code: str, text: str
 ) -> None:
@@ -351,6 +365,7 @@ BAD_STREAMS: list[tuple[str, bytes, dict[str, str], str, str]] = [
 @pytest.mark.parametrize(
     ("body", "headers", "code", "text"), [row[1:] for row in BAD_STREAMS], ids=[row[0] for row in BAD_STREAMS]
 )
+@on_sqlite
 async def test_a_bad_request_for_a_stream_ends_it(
     caller: ConnectCaller, body: bytes, headers: dict[str, str], code: str, text: str
 ) -> None:
@@ -373,6 +388,7 @@ async def test_a_bad_request_for_a_stream_ends_it(
         "/signalbox.v1.EventIngest/send_event",
     ],
 )
+@on_sqlite
 async def test_an_unknown_path_names_the_one_that_was_meant(caller: ConnectCaller, path: str) -> None:
     response = await caller.http.post(path, content=b"{}", headers=caller.headers)
     message = error_of(response).body["message"]
@@ -380,6 +396,7 @@ async def test_an_unknown_path_names_the_one_that_was_meant(caller: ConnectCalle
 
 
 @pytest.mark.parametrize("method", [*STREAMS, *BOTH_WAYS])
+@on_sqlite
 async def test_a_stream_over_grpc_without_a_key_is_refused_and_nothing_is_logged(service: Service, method: str) -> None:
     path = path_of(METHODS[method])
     # Of a method that streams, one request or many are the same on the wire.
@@ -390,17 +407,20 @@ async def test_a_stream_over_grpc_without_a_key_is_refused_and_nothing_is_logged
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
+@on_sqlite
 async def test_an_empty_message_is_not_compressed_whatever_the_encoding(caller: ConnectCaller, encoding: str) -> None:
     response = await caller.post("ListEvents", b"", "application/proto", content_encoding=encoding)
     assert response.status_code == 200
 
 
+@on_sqlite
 async def test_a_repeated_header_is_refused(service: Service, caller: ConnectCaller) -> None:
     headers = [*caller.headers.items(), ("content-type", "application/json"), ("authorization", "Bearer sb_other")]
     response = await caller.http.post("/signalbox.v1.EventIngest/SendEvent", content=b"{}", headers=headers)
     assert (response.status_code, error_of(response).refusal.reason) == (400, "REPEATED_HEADER")
 
 
+@on_sqlite
 async def test_a_message_of_the_largest_size_is_read(caller: ConnectCaller) -> None:
     for size, reason in ((MAX_MESSAGE_BYTES, "MALFORMED_REQUEST"), (MAX_MESSAGE_BYTES + 1, "BODY_TOO_LARGE")):
         response = await caller.post("SendEvent", b"\xff" * size, "application/proto")
@@ -425,6 +445,7 @@ async def test_only_large_messages_wait_for_a_turn_to_be_compressed() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_requests_and_responses_are_compressed(caller: ConnectCaller, form: str) -> None:
     events = [event(properties=struct({"currency": "x" * 3_000})) for _ in range(100)]
     request = event_ingest_pb2.SendEventsRequest(events=events)
@@ -442,12 +463,14 @@ async def test_requests_and_responses_are_compressed(caller: ConnectCaller, form
     assert len(whole.events) == 100
 
 
+@on_sqlite
 async def test_a_small_response_is_not_compressed(caller: ConnectCaller) -> None:
     response = await caller.post("ListEvents", {}, accept_encoding="gzip")
     assert "content-encoding" not in response.headers
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_the_messages_of_a_stream_are_compressed(caller: ConnectCaller, form: str) -> None:
     await automate(caller.client)
     await caller.client.send_all([event(properties=struct({"order_total": 5, "currency": "x" * 3_000}))] * 10)
@@ -462,6 +485,7 @@ async def test_the_messages_of_a_stream_are_compressed(caller: ConnectCaller, fo
 # Deadlines
 
 
+@on_sqlite
 async def test_a_call_ends_at_its_deadline(caller: ConnectCaller) -> None:
     subscription = match_stream_pb2.Subscription(name="mailer")
     await caller.client.matches.CreateSubscription(
@@ -475,6 +499,7 @@ async def test_a_call_ends_at_its_deadline(caller: ConnectCaller) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_a_stream_ends_at_its_deadline(caller: ConnectCaller, form: str) -> None:
     request = match_stream_pb2.WatchMatchesRequest()
     async with caller.streaming("WatchMatches", request, form, connect_timeout_ms="300") as responses:
@@ -487,6 +512,7 @@ async def test_a_stream_ends_at_its_deadline(caller: ConnectCaller, form: str) -
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_matches_are_watched_from_a_cursor(caller: ConnectCaller, form: str) -> None:
     await automate(caller.client)
     request = match_stream_pb2.WatchMatchesRequest(start=EARLIEST)
@@ -509,6 +535,7 @@ HALF_CLOSED: list[tuple[str, dict[str, Any], int]] = [
 
 
 @pytest.mark.parametrize(("method", "request_body", "match_count"), HALF_CLOSED)
+@on_sqlite
 async def test_a_client_that_sends_nothing_more_is_answered(
     service: Service, caller: ConnectCaller, method: str, request_body: dict[str, Any], match_count: int
 ) -> None:
@@ -532,6 +559,7 @@ async def test_a_client_that_sends_nothing_more_is_answered(
 
 
 @pytest.mark.parametrize("form", FORMS)
+@on_sqlite
 async def test_a_stream_that_has_an_end_ends_without_an_error(caller: ConnectCaller, form: str) -> None:
     await caller.client.send()
     request = event_definitions_pb2.BacktestSchemaRequest(event_definition=ORDER, schema=event_definitions_pb2.Schema())
@@ -541,6 +569,7 @@ async def test_a_stream_that_has_an_end_ends_without_an_error(caller: ConnectCal
     assert found[-1] == expected[-1]
 
 
+@on_sqlite
 async def test_a_stream_ends_when_its_key_is_revoked(service: Service, caller: ConnectCaller) -> None:
     request = projects_pb2.CreateApiKeyRequest(project=caller.client.project, dialect=projects_pb2.DIALECT_NATIVE)
     made = await service.admin.projects.CreateApiKey(request)
@@ -553,6 +582,7 @@ async def test_a_stream_ends_when_its_key_is_revoked(service: Service, caller: C
     assert found.refusal.reason == "API_KEY_INVALID"
 
 
+@on_sqlite
 async def test_the_streams_of_both_transports_share_one_limit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(call_limits, "MAX_STREAMS", 4)
     async with serving(store.url) as service:
@@ -573,6 +603,7 @@ async def test_the_streams_of_both_transports_share_one_limit(store: Store, monk
                     await asyncio.sleep(0.02)
 
 
+@on_sqlite
 async def test_a_stream_ends_at_a_shutdown_and_says_so(store: Store) -> None:
     async with serving(store.url) as service:
         client = await service.shop()
@@ -587,6 +618,7 @@ async def test_a_stream_ends_at_a_shutdown_and_says_so(store: Store) -> None:
     await caller.http.aclose()
 
 
+@on_sqlite
 async def test_a_client_that_reads_nothing_is_ended(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(match_stream, "SLOW_HEARTBEATS", 0.2)
     monkeypatch.setattr(call_limits, "MAX_STREAMS", 2)
@@ -623,6 +655,7 @@ async def can_watch(caller: ConnectCaller) -> bool:
     return True
 
 
+@on_sqlite
 async def test_calls_leave_nothing_to_the_garbage_collector(service: Service, caller: ConnectCaller) -> None:
     def head(body: bytes) -> bytes:
         lines = [

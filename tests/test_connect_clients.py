@@ -26,7 +26,9 @@ from tests.support.messages import event, struct
 if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
-pytestmark = [pytest.mark.lasting, pytest.mark.checkout]
+# Clients differ in how they call, not in what is stored.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.lasting, pytest.mark.checkout, on_sqlite]
 
 ROOT = Path(__file__).parent.parent
 BUF = Path(sys.executable).parent / "buf"
@@ -117,7 +119,6 @@ async def test_the_client_for_python_calls_and_watches(service: Service, shop: C
         assert ended.value.code is Code.DEADLINE_EXCEEDED
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 async def test_the_client_for_node_calls_and_watches(service: Service, shop: Client, tmp_path: Path) -> None:
     node = shutil.which("node")
     if node is None or not NODE_CLIENT:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 pytestmark = pytest.mark.lasting
+# Requests and responses have the same form over both databases.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
     (
@@ -49,6 +51,7 @@ def test_every_rpc_without_a_stream_of_requests_is_described() -> None:
             assert schemas[kind.full_name]["properties"].keys() == {field.json_name for field in kind.fields}
 
 
+@on_sqlite
 async def test_requests_and_responses_are_as_described(service: Service, shop: Client) -> None:
     async with http_client(service) as http, connecting(service, shop) as caller:
         document = (await http.get("/openapi.json")).json()
@@ -65,6 +68,7 @@ def check(document: dict[str, Any], described: dict[str, Any], value: Any) -> No
     jsonschema_rs.validate({**schema, "components": document["components"]}, value)
 
 
+@on_sqlite
 async def test_the_examples_are_what_the_server_returns(service: Service) -> None:
     """Each one follows from those before it, in a new project."""
     async with connecting(service, await service.project()) as caller:
@@ -80,6 +84,7 @@ async def test_the_examples_are_what_the_server_returns(service: Service) -> Non
             assert likened(response.json()) == likened(expected), method
 
 
+@on_sqlite
 async def test_the_parameters_of_watching_are_those_that_the_server_reads(service: Service, shop: Client) -> None:
     """An unknown parameter is refused by name, so that of these each may only be refused for its value."""
     async with connecting(service, shop) as caller:

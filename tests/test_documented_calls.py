@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import pytest_asyncio
 
 from signalbox.v1 import automations_pb2 as pb
@@ -100,6 +101,10 @@ KEYS = {
     projects_pb2.DIALECT_EMAILSENDX: "esx_live_0123456789",
     projects_pb2.DIALECT_ARSEL: "be_your_api_key_1",
 }
+
+
+# The pages show calls and responses, which the tables of the dialects try over both databases.
+pytestmark = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 class Caller:

@@ -39,6 +39,8 @@ CHECKS = (
     "unsupported_method",
     "ignored_auth",
 )
+# A document is made from the code, without a database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name.value)
 
 EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "2"))
@@ -46,7 +48,7 @@ EXAMPLES = int(os.environ.get("SIGNALBOX_OPENAPI_EXAMPLES", "2"))
 
 # The tables of the dialects run on both databases; this test is about the document.
 @pytest.mark.long
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@on_sqlite
 @pytest.mark.timeout(5 * (140 + 20 * EXAMPLES))
 async def test_every_endpoint_responds_as_documented(lasting_service: Service, tmp_path: Path) -> None:
     """Try SIGNALBOX_OPENAPI_EXAMPLES requests for each endpoint, all in one process: it takes long to start."""
@@ -157,6 +159,7 @@ def test_a_success_has_the_documented_status(dialect: RestDialect) -> None:
         assert set(route.responses) == expected, (route.method, route.path)
 
 
+@on_sqlite
 @each_dialect
 async def test_a_dialect_has_a_document_with_the_paths_of_its_clients(
     lasting_service: Service, dialect: RestDialect
@@ -173,6 +176,7 @@ async def test_a_dialect_has_a_document_with_the_paths_of_its_clients(
     OpenAPIV31SpecValidator(own).validate()
 
 
+@on_sqlite
 async def test_the_whole_document_is_valid(lasting_service: Service) -> None:
     async with http_client(lasting_service) as http:
         OpenAPIV31SpecValidator((await http.get("/openapi.json")).json()).validate()

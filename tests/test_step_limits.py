@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 pytestmark = pytest.mark.lasting
+# Conditions are evaluated outside of the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 ITEMS = [float(number) for number in range(9_990)]
 NONE_OF_MANY = "properties.items.exists(item, item < 0.0)"  # 29,970 steps on ITEMS
@@ -199,6 +201,7 @@ async def large(service: Service, conditions: Sequence[str]) -> Client:
     return client
 
 
+@on_sqlite
 async def test_costly_conditions_hold_up_nobody_else(service: Service, shop: Client) -> None:
     costly = await large(service, NONE_OF_MANY_EACH)
     sent = event({"items": ITEMS}, name="large")
@@ -258,6 +261,7 @@ async def explained(client: Client, event_id: str) -> list[tuple[bool, list[Any]
     return found[::-1]
 
 
+@on_sqlite
 async def test_what_was_not_considered_is_explained_with_the_limit(service: Service) -> None:
     costly = await large(service, ["", *[NONE_OF_MANY] * 7, ""])
     sent = await costly.send(event({"items": ITEMS}, name="large"), MATCHES)
@@ -272,6 +276,7 @@ async def test_what_was_not_considered_is_explained_with_the_limit(service: Serv
     assert await explained(costly, again.event.id) == [(False, [])] * 9
 
 
+@on_sqlite
 async def test_matches_beyond_the_limit_are_explained(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (matcher, matching, pre_evaluation):
         monkeypatch.setattr(module, "EVENT_MATCHES", 2)
@@ -305,6 +310,7 @@ async def longest_share(test: Awaitable[pb.TestConditionResponse]) -> float:
     return longest / (before - began)
 
 
+@on_sqlite
 async def test_a_condition_of_many_patterns_does_not_hold_up_the_event_loop(service: Service) -> None:
     free = await large(service, [])
     shares = []
@@ -394,6 +400,7 @@ async def test_a_batch_is_refused_when_its_automations_change_all_the_time(
     assert len(await pipeline.stored()) == 1
 
 
+@on_sqlite
 async def test_a_pre_evaluation_ends_with_the_call(service: Service) -> None:
     conditions = [f"properties.items.exists(a, properties.items.exists(b, a + b < -{n}.0))" for n in range(2)]
     costly = await large(service, conditions)
