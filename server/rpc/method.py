@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from signalbox.v1 import options_pb2
 
@@ -15,11 +14,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from server.sharing.loop_time import LoopTime
-
-
-_CHANGES: Final = re.compile(
-    "(Create|Update|Upsert|Delete|Undelete|Rollback|Activate|Pause|Seek|Replay|Discard|Revoke|Rotate|Erase|Reingest)[A-Z]"
-).match
 
 
 class RequestParser(Protocol):
@@ -55,7 +49,8 @@ class Method:
     @property
     def changes(self) -> bool:
         """Whether a call changes what a project is made of, and not only its logs and the state of its runs."""
-        return _CHANGES(self.descriptor.name) is not None
+        effect: int = self.descriptor.GetOptions().Extensions[options_pb2.effect]
+        return effect == options_pb2.EFFECT_AUDITED
 
     @property
     def waits(self) -> bool:
