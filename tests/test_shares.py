@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from registry.definitions import NewDefinition
+from registry.errors import DefinitionNotFound
 from registry.schema import Property, PropertyType, Schema
 from server.auth.caller import Caller
 from server.errors import BatchRejected, QueueFull, StorageLate, StorageRefused, StorageUnavailable
@@ -28,6 +29,7 @@ from server.ingest.commit_queue import (
     CommitQueue,
 )
 from server.ingest.draft import MAX_REPORTED, Batch, BatchMode, Draft
+from server.model import RefusedEvents, Rules
 from server.services.definitions import Definitions
 from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 
@@ -231,6 +233,26 @@ async def test_a_single_send_beside_a_flood_is_in_the_next_commit(
     (refused,) = [each for each in await asyncio.gather(*flood, return_exceptions=True) if each is not None]
     assert isinstance(refused, QueueFull)
     assert "2,000 events of this project are waiting" in str(refused)
+
+
+async def test_a_single_send_beside_a_flood_of_refused_events_is_in_the_next_commit(pipeline: IngestPipeline) -> None:
+    flooding = await pipeline.neighbour("flooding", Rules(refused_events=RefusedEvents.QUARANTINE))
+    pipeline.gate.clear()
+    under_way = pipeline.begin(drafts())
+    await until(lambda: pipeline.writes == 1)
+    batches = [drafts(50) for _ in range(24)] + [drafts() for _ in range(300)]
+    flood = [asyncio.create_task(flooding.send(each, BatchMode.INDEPENDENT)) for each in batches]
+    await until(lambda: pipeline.queued == 1_500)
+    lone = pipeline.begin(drafts(name="lone"))
+    await until(lambda: pipeline.queued == 1_501)
+    pipeline.gate.set()
+    await lone
+    # The commit that was under way, and its own.
+    assert pipeline.writes <= 2 + 1
+    assert not all(each.done() for each in flood)
+    await asyncio.gather(under_way, *flood)
+    assert all(isinstance(draft.error, DefinitionNotFound) for each in batches for draft in each)
+    assert await pipeline.stored() == ["page_viewed", "lone"]
 
 
 async def test_a_stream_of_a_project_waits_for_its_share_and_loses_nothing(pipeline: IngestPipeline) -> None:

@@ -86,9 +86,9 @@ class IngestPipeline:
     async def enqueue(self, drafts: Sequence[Draft], mode: BatchMode = BatchMode.ALL_OR_NOTHING) -> Batch:
         return await self._ingest.enqueue(self.project_pk, drafts, mode)
 
-    async def neighbour(self, name: str) -> Neighbour:
-        """Make another project that sends through the same queue."""
-        rules = Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE)
+    async def neighbour(self, name: str, rules: Rules | None = None) -> Neighbour:
+        """Make another project that sends through the same queue; by default it takes every event."""
+        rules = rules or Rules(UndefinedEvents.ACCEPT, UnknownContacts.CREATE)
         project = await self._database.write_past(lambda connection: insert_project(connection, name, name, rules, 1))
         return Neighbour(self._ingest, project.pk)
 
