@@ -145,7 +145,7 @@ async def test_leases_of_a_slow_reader_begin_when_it_reads(till: Client) -> None
     await till.define("large", ANYTHING)
     await automate(till, "large")
     await subscribe(till, ack_deadline=seconds(4))
-    await till.send_all([event({"text": "x" * 250_000}, name="large")] * 60)
+    await till.send_all([event({"text": "x" * 250_000}, name="large")] * 36)
     engine = await Engine.open(till, max_outstanding=1_000)
     await asyncio.sleep(2)
     began = time.time_ns()

@@ -493,19 +493,19 @@ async def test_a_lease_does_not_run_out_in_a_client_buffer(shop: Client) -> None
     await shop.define("large", ANYTHING)
     await automate(shop, "large")
     await subscribe(shop, ack_deadline=seconds(2), backoff=pb.Backoff(initial_delay=seconds(0)))
-    for _ in range(20):
+    for _ in range(10):
         await shop.send_all([event({"text": "x" * 100_000}, name="large") for _ in range(10)])
     slow = await Engine.open(shop, max_outstanding=1_000)
     handed = await outstanding_at_last(shop)
-    assert 0 < handed < 150
+    assert 0 < handed < 75
     quick = await Engine.open(shop, max_outstanding=1_000)
     taken: dict[int, int] = {}
     async with asyncio.timeout(60):
-        while len(taken) < 200:
+        while len(taken) < 100:
             deliveries = await quick.some()
             taken |= {each.match.position: each.attempt for each in deliveries}
             await quick.ack(deliveries)
-    assert [attempt for position, attempt in sorted(taken.items()) if position > handed] == [1] * (200 - handed)
+    assert [attempt for position, attempt in sorted(taken.items()) if position > handed] == [1] * (100 - handed)
     assert max(taken.values()) == 2
     quick_close = asyncio.create_task(quick.close())
     await slow.break_off()

@@ -330,7 +330,7 @@ class Operator:
                 await self.observe(name)
                 if self._world.chance(0.05):
                     await self.replay(name)
-            await self._world.pause(0.1)
+            await self._world.pause(0.25)
 
     async def observe(self, name: str) -> Observed:
         """Read the progress of a subscription."""
