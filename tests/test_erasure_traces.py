@@ -148,6 +148,7 @@ COLUMNS: Final = {
         "owner": GENERATED,
         # Of a request: the id of its match, the status of the response, and an error in the server's words.
         "attempts": GENERATED,
+        "wanted_by": GENERATED,
     },
 }
 """What an erasure does with each column of text, by table."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 
+from server.delivery.push.shares import STEP_SUBSCRIPTIONS, PushClaim, keys_to_ask_for
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import WAIT, get, record, seconds, stats
@@ -81,6 +83,53 @@ async def test_new_subscriptions_spread_over_the_servers(store: Store, receiver:
                 number += 1
                 while "" in await owners(store):  # noqa: ASYNC110 - it must be asked
                     await asyncio.sleep(0.05)
+
+
+@on_postgresql
+async def test_a_server_that_joins_takes_its_share_and_no_match_waits_for_long(
+    store: Store, receiver: Receiver
+) -> None:
+    async with serving(store.url, push_networks=LOOPBACK) as first:
+        shop = await till(first)
+        for number in range(6):
+            await push_to(shop, receiver.url, f"engine-{number}")
+        while "" in await owners(store):  # noqa: ASYNC110 - it must be asked
+            await asyncio.sleep(0.05)
+        async with serving(store.url, push_networks=LOOPBACK):
+            sent, longest = 0, 0.0
+            async with asyncio.timeout(3 * WAIT):
+                while sorted(Counter(row[9] for row in await store.rows("subscription_push")).values()) != [3, 3]:
+                    began = time.monotonic()
+                    await record(shop, 1)
+                    sent += 1
+                    await receiver.received(6 * sent)
+                    longest = max(longest, time.monotonic() - began)
+            assert longest < 4
+            await record(shop, 10)
+            await receiver.received(6 * (sent + 10))
+            for number in range(6):
+                await settled(shop, sent + 10, f"engine-{number}")
+            assert len(receiver.requests) == 6 * (sent + 10)
+            assert {row[12] for row in await store.rows("subscription_push")} == {""}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 40])
+def test_servers_that_join_one_after_another_push_as_many_and_move_none_twice(count: int) -> None:
+    owned = dict.fromkeys(range(count), "0")
+    for servers in range(2, 6):
+        moved: Counter[int] = Counter()
+        for _ in range(count):
+            wanted: dict[int, str] = {}
+            for server in map(str, range(servers)):
+                claims = [PushClaim(key, owner, wanted.get(key, "")) for key, owner in owned.items()]
+                asked = keys_to_ask_for(claims, server)
+                assert len(asked) <= STEP_SUBSCRIPTIONS
+                wanted |= dict.fromkeys(asked, server)
+            owned |= wanted
+            moved.update(wanted.keys())
+        pushed = Counter(owned.values())
+        assert max(pushed.values(), default=0) - min(pushed[str(server)] for server in range(servers)) <= 1
+        assert max(moved.values(), default=0) <= 1
 
 
 @on_postgresql

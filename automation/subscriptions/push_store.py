@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, case, delete, insert, or_, select, update
 
 from automation.subscriptions.push import Push, PushAttempt
 from automation.subscriptions.store import lock_subscription, set_pushes, to_subscription
@@ -32,12 +32,13 @@ _JSON = {"secrets": tuple[str, ...], "headers": dict[str, str], "attempts": tupl
 
 @dataclass(frozen=True, slots=True)
 class ActivePush:
-    """A subscription that pushes, and the server that does it, empty if none has yet."""
+    """A subscription that pushes, the server that does it, and one that asks for it; each empty if there is none."""
 
     subscription: Subscription
     push: Push
     owner: str
     owned_until: int
+    wanted_by: str
 
 
 def pushes_of(connection: Connection, keys: Sequence[int]) -> dict[int, Push]:
@@ -78,11 +79,11 @@ def pause_push(connection: Connection, key: int, version: int, reason: str, now:
 
 def active_pushes(connection: Connection) -> list[ActivePush]:
     """Return all subscriptions that push, of all projects."""
-    joined = select(subscription_table, _push.owner, _push.owned_until, *_SETTINGS)
+    joined = select(subscription_table, _push.owner, _push.owned_until, _push.wanted_by, *_SETTINGS)
     query = joined.join(subscription_push, _push.subscription_key == subscription_table.c.key)
     count = len(subscription_table.columns)
     return [
-        ActivePush(to_subscription(row[:count]), _to_push(row), row.owner, row.owned_until)
+        ActivePush(to_subscription(row[:count]), _to_push(row), row.owner, row.owned_until, row.wanted_by)
         for row in connection.execute(query.where(subscription_table.c.pushes))
     ]
 
@@ -100,13 +101,30 @@ def claim_pushes(connection: Connection, owner: str, now: int, until: int) -> se
     keys = [row.subscription_key for row in connection.execute(locked)]
     if keys:
         claimed = update(subscription_push).where(_push.subscription_key.in_(keys))
-        connection.execute(claimed.values(owner=owner, owned_until=until))
+        # Who asked an earlier owner need not be there any more.
+        asked = case((_push.owner == owner, _push.wanted_by), else_="")
+        connection.execute(claimed.values(owner=owner, owned_until=until, wanted_by=asked))
     return set(keys)
 
 
+def ask_for_pushes(connection: Connection, owner: str, keys: Sequence[int]) -> None:
+    """Ask the owners of subscriptions to hand these over, unless another server asks for them already."""
+    own = and_(_push.subscription_key.in_(keys), _push.owner != owner, _push.wanted_by == "")
+    connection.execute(update(subscription_push).where(own).values(wanted_by=owner))
+
+
+def hand_over_pushes(connection: Connection, owner: str, keys: Sequence[int], until: int) -> None:
+    """Make the servers that ask for an owner's subscriptions their owners, until a time."""
+    asked = and_(_push.subscription_key.in_(keys), _push.owner == owner, _push.wanted_by != "")
+    handed = update(subscription_push).where(asked)
+    connection.execute(handed.values(owner=_push.wanted_by, owned_until=until, wanted_by=""))
+
+
 def release_pushes(connection: Connection, owner: str) -> None:
-    """End the claims of an owner."""
-    connection.execute(update(subscription_push).where(_push.owner == owner).values(owner="", owned_until=0))
+    """End the claims of an owner, and what it asks for."""
+    ended = {"owner": "", "owned_until": 0, "wanted_by": ""}
+    connection.execute(update(subscription_push).where(_push.owner == owner).values(ended))
+    connection.execute(update(subscription_push).where(_push.wanted_by == owner).values(wanted_by=""))
 
 
 def write_attempts(connection: Connection, owner: str, attempts: Mapping[int, Sequence[PushAttempt]]) -> None:

@@ -123,4 +123,5 @@ subscription_push = Table(
     Column("owner", Text, nullable=False),
     Column("owned_until", BigInteger, nullable=False),
     Column("attempts", Text, nullable=False),
+    Column("wanted_by", Text, nullable=False, server_default=""),
 )

@@ -2,6 +2,8 @@
 
     read     the subscriptions that push, and which server has claimed each
     claim    those that nobody pushes, and renew the own claims, in one transaction
+    ask      those that push more for some of theirs, if others push at least two more (`shares.py`)
+    hand     over what others ask for, once its session has ended
     run      a session for each claimed one; one whose push has changed, or that is another's, is stopped
 
 This is done whenever a push changes on this server, and on a shared database every POLL_SECONDS. A claim there lasts
@@ -25,7 +27,9 @@ from uuid_utils import uuid7
 from automation.errors import SubscriptionNotFound
 from automation.subscriptions.push_store import (
     active_pushes,
+    ask_for_pushes,
     claim_pushes,
+    hand_over_pushes,
     pause_push,
     release_pushes,
     write_attempts,
@@ -33,6 +37,7 @@ from automation.subscriptions.push_store import (
 from registry.timestamps import now_micros
 from server.clock import database_now, transaction_time
 from server.delivery.push.session import PushSession
+from server.delivery.push.shares import PushClaim, keys_to_ask_for
 from server.recurring import RETRY_SECONDS, Recurring
 
 if TYPE_CHECKING:
@@ -129,16 +134,35 @@ class Pushers:
             self._claims |= dict.fromkeys(claimed, began + lasting)
             active = await self._database.read(active_pushes, brief=True)
         mine = {each.subscription.key: each for each in active if each.owner == self._owner}
+        if self._database.shared:
+            await self._share(active, mine)
         self._claims = {key: until for key, until in self._claims.items() if key in mine}
         for key, session in self._sessions.items():
-            if key not in mine or mine[key].push.version != session.push.version:
+            if key not in mine or mine[key].wanted_by or mine[key].push.version != session.push.version:
                 session.stop()
             else:
                 session.wake()
         for key, each in mine.items():
-            if key not in self._sessions:
+            if key not in self._sessions and not each.wanted_by:
                 self._begin(each)
         self._tools.attempts.keep({*mine, *self._sessions})
+
+    async def _share(self, active: Sequence[ActivePush], mine: dict[int, ActivePush]) -> None:
+        """Ask others for a fair share, and hand over what they ask for; what is handed over is taken out of `mine`."""
+        now = database_now()
+        claims = [
+            PushClaim(each.subscription.key, each.owner, each.wanted_by) for each in active if each.owned_until > now
+        ]
+        if keys := keys_to_ask_for(claims, self._owner):
+            await self._database.write(partial(ask_for_pushes, owner=self._owner, keys=keys))
+        if handed := [key for key, each in mine.items() if each.wanted_by and key not in self._sessions]:
+            await self._database.write(partial(self._hand_over, keys=handed))
+            for key in handed:
+                del mine[key]
+
+    def _hand_over(self, connection: Connection, keys: Sequence[int]) -> None:
+        until = transaction_time(connection) + round(CLAIM_SECONDS * _SECOND)
+        hand_over_pushes(connection, self._owner, keys, until)
 
     def _must_claim(self, active: Sequence[ActivePush]) -> bool:
         """Return whether a subscription can be claimed, or an own claim is to be renewed."""
