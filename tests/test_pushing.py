@@ -251,6 +251,24 @@ async def test_nothing_is_sent_before_retry_after(till: Client, receiver: Receiv
     assert [request.attempt for request in receiver.requests if request.position > 1] == [1, 1]
 
 
+async def test_a_rest_that_ends_while_it_is_looked_at_is_over(
+    till: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resting, rested = session.PushSession._resting, False
+
+    def a_little_longer(pushing: session.PushSession) -> bool:
+        """Return True once more when a rest has ended: timers of the event loop fire up to a millisecond early."""
+        nonlocal rested
+        rested, before = resting(pushing), rested
+        return rested or before
+
+    monkeypatch.setattr(session.PushSession, "_resting", a_little_longer)
+    receiver.always(answer(503, retry_after="1"), answer())
+    await push_to(till, receiver.url, backoff=AT_ONCE, push={"max_in_flight": 1})
+    await record(till, 2)
+    await settled(till, 2)
+
+
 async def test_nothing_is_parked_because_a_receiver_takes_fewer_requests_at_a_time(
     till: Client, receiver: Receiver
 ) -> None:

@@ -154,8 +154,10 @@ class PushSession:
             if deliveries := self._consumer.take():
                 await self._send_all(dispatcher, deliveries)
             else:
+                # Read once, and before the room: a rest that ended in between would be waited for without an end.
+                rest_until = self._rest_until if self._resting() else None
                 dispatcher.request(self._consumer, self._room())
-                await self._wait()
+                await self._wait(rest_until)
 
     def _room(self) -> int:
         """Return the number of further matches that may be in progress."""
@@ -168,10 +170,10 @@ class PushSession:
     def _resting(self) -> bool:
         return self._rest_until > asyncio.get_running_loop().time()
 
-    async def _wait(self) -> None:
+    async def _wait(self, rest_until: float | None) -> None:
         """Wait for deliveries, for the end of a request, or for the end of a rest."""
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._rest_until if self._resting() else None):
+            async with asyncio.timeout_at(rest_until):
                 await self._consumer.changed.wait()
 
     async def _send_all(self, dispatcher: Dispatcher, deliveries: Sequence[Delivery]) -> None:
