@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0021_push_shares"
-down_revision = "0020_project_deletion"
+revision = "0022_push_shares"
+down_revision = "0021_refused_keys"
 
 
 def upgrade() -> None:
