@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from functools import partial
@@ -472,4 +473,5 @@ async def test_old_entries_are_deleted(database_url: str, monkeypatch: pytest.Mo
     async with serving(database_url, audit_retention_seconds=1e-6, match_retention_seconds=9) as service:
         found = await entries(service)
         while len(found) > 1:
+            await asyncio.sleep(0.01)
             found = await entries(service)

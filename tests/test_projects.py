@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+import pytest_asyncio
 from grpc import StatusCode
 
 from server.errors import ProjectNotFound
@@ -19,7 +21,7 @@ from tests.support.refusals import read_refusal, refusal, verdict
 from tests.support.service import ADMIN_KEY, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import AsyncIterator, Awaitable
 
     from sqlalchemy import Connection
 
@@ -27,7 +29,20 @@ if TYPE_CHECKING:
     from tests.support.service import Client
     from tests.support.stores import Store
 
+pytestmark = pytest.mark.lasting
+
 PROJECT_NOT_FOUND = (StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
+
+_numbers = count(1)
+
+
+@pytest_asyncio.fixture
+async def service(service: Service) -> AsyncIterator[Service]:
+    """Rename the projects of a test afterwards: most tests have a project named shop, on one server."""
+    yield service
+    newest = await service.admin.projects.ListProjects(pb.ListProjectsRequest(page_size=5))
+    for project in newest.projects:
+        await update(service, project.id, name=f"former {next(_numbers)}")
 
 
 def create(service: Service, name: str, **rules: Any) -> Awaitable[pb.CreateProjectResponse]:
@@ -124,6 +139,7 @@ async def test_an_outdated_etag_is_refused_with_the_current_one(service: Service
     )
 
 
+@pytest.mark.usefixtures("store")
 async def test_projects_are_listed_newest_first_page_by_page(service: Service) -> None:
     for number in range(5):
         await create(service, f"p{number}")
@@ -234,9 +250,9 @@ async def test_revoking_a_key_leaves_the_others(service: Service) -> None:
 
 async def test_a_revoked_secret_is_not_given_out_again(service: Service) -> None:
     await create(service, "shop")
-    answer = await create_key(service, "shop", secret="an-existing-secret")
+    answer = await create_key(service, "shop", secret="a-secret-to-revoke")
     await revoke(service, answer.api_key.id)
-    again = create_key(service, "shop", secret="an-existing-secret")
+    again = create_key(service, "shop", secret="a-secret-to-revoke")
     assert await verdict(again) == (StatusCode.ALREADY_EXISTS, "SECRET_IN_USE")
 
 
