@@ -211,6 +211,8 @@ class GroupCommit:
             await self._commit_safely(batches, riders)
             if batches:
                 self._gathering.committed()
+            # The next group may come much later.
+            del batches, riders
             if self._deferred.ready or self.riders.due:
                 self._wake.set()
             elif self._queue:
