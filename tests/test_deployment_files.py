@@ -82,6 +82,19 @@ def test_the_container_copies_everything_that_it_installs() -> None:
     assert sent == copied
 
 
+def test_the_commands_that_build_the_container_are_sound_and_install_an_extra_of_this_project() -> None:
+    commands = [arguments for name, arguments in instructions() if name == "RUN"]
+    for command in commands:
+        done = subprocess.run(["sh", "-n", "-c", command], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), command
+    (extra,) = re.findall(r"'\.\[(\w+)\]'", commands[0])
+    assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (venv,) = re.findall(r"python -m venv (\S+)", commands[0])
+    assert ("COPY", f"--from=build {venv} {venv}") in [*instructions()]
+    (path,) = re.findall(r"PATH=(\S+)", next(arguments for name, arguments in instructions() if name == "ENV"))
+    assert path.startswith(f"{venv}/bin:")
+
+
 def test_the_variables_of_the_container_are_settings_that_the_server_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to = [arguments for name, arguments in instructions() if name == "ENV"]
     given = dict(pair.split("=", 1) for arguments in set_to for pair in shlex.split(arguments))
@@ -117,6 +130,9 @@ def test_compose_gives_the_server_settings_that_it_accepts(monkeypatch: pytest.M
     given = {name: secret.sub("secret-of-this-test", value) for name, value in server["environment"].items()}
     check_variables(given, monkeypatch)
     assert compose["volumes"].keys() == {"database"}
+    published = {port.rpartition(":")[2] for port in server["ports"]}
+    served = {given["SIGNALBOX_METRICS"].rpartition(":")[2], *dict(instructions())["EXPOSE"].split()}
+    assert published == served
 
 
 def test_the_unit_starts_the_server_with_the_settings_of_its_file() -> None:
