@@ -6,12 +6,14 @@ import asyncio
 import gc
 from typing import TYPE_CHECKING, Final
 
+from server.api.interceptor import _GrpcCall
 from server.ingest.commit_queue import PART_EVENTS
 from server.ingest.draft import Batch, Draft
 from server.model import Event
 from signalbox.v1.event_ingest_pb2 import BATCH_MODE_ALL_OR_NOTHING, BATCH_MODE_INDEPENDENT
 from tests.support.automations import automate
 from tests.support.messages import event, orders
+from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
     from tests.support.service import Client
@@ -52,3 +54,19 @@ async def test_sends_leave_no_events_to_the_garbage_collector(shop: Client) -> N
         await all_freed(shop)
     finally:
         gc.enable()
+
+
+async def test_refused_calls_leave_nothing_to_the_garbage_collector(shop: Client) -> None:
+    refused = event({"order_total": "x"})
+    await refusal(shop.send(refused))
+    gc.freeze()
+    gc.disable()
+    try:
+        for _ in range(10):
+            await refusal(shop.send(refused))
+        async with asyncio.timeout(WAIT):
+            while sum(type(each) is _GrpcCall for each in gc.get_objects()) > 1:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
+    finally:
+        gc.enable()
+        gc.unfreeze()

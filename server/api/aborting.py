@@ -17,6 +17,21 @@ async def abort(
     context: grpc.aio.ServicerContext[Any, Any], error: Exception, metadata: tuple[tuple[str, str], ...] = ()
 ) -> None:
     """End a call with the status of an error, and with further trailing metadata. Raise AbortError, always."""
-    status = rich_status(error)
-    trailing = ((STATUS_KEY, status.SerializeToString()), *metadata)
-    await context.abort(code_of(error), message_of(error), trailing)
+    await context.abort(code_of(error), message_of(error), _trailing(error, metadata))
+
+
+def set_status(
+    context: grpc.aio.ServicerContext[Any, Any], error: Exception, metadata: tuple[tuple[str, str], ...] = ()
+) -> None:
+    """Set the status of an error for a call with one response, whose handler returns without one.
+
+    The error with which `abort` ends a handler refers to its frames, which lead back to it: 46 objects of each refused
+    event were left to the garbage collection, which stopped the server for 50 ms after 5,000 of them.
+    """
+    context.set_code(code_of(error))
+    context.set_details(message_of(error))
+    context.set_trailing_metadata(_trailing(error, metadata))
+
+
+def _trailing(error: Exception, metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str | bytes], ...]:
+    return ((STATUS_KEY, rich_status(error).SerializeToString()), *metadata)

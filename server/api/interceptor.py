@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from server.api.aborting import abort
+from server.api.aborting import abort, set_status
 from server.call_context import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
 from server.rpc.method import served_methods
@@ -80,8 +80,11 @@ class _GrpcCall:
         """Leave it to the library, which ends a call when its handler returns."""
 
     async def fail(self, error: Exception) -> None:
-        """End the call with the status of an error. Raise AbortError, always."""
-        await abort(self._context, error, self._metadata)
+        """End the call with the status of an error. Raise AbortError if it has a stream of responses."""
+        if self._task is None:
+            await abort(self._context, error, self._metadata)
+        else:
+            set_status(self._context, error, self._metadata)
 
 
 def method_handlers(
