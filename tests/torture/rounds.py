@@ -282,7 +282,7 @@ async def all_read(world: TortureWorld) -> None:
             if positions != reached:
                 reached = positions
                 patience.reschedule(asyncio.get_running_loop().time() + STALL_SECONDS)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
 
 
 def last_answers(history: History) -> list[Answered]:
