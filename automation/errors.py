@@ -16,7 +16,8 @@
     ├── SubscriptionNotFound
     └── SubscriptionAlreadyExists
 
-The APIs translate `reason`; the message is for people and may be shown to the caller as it is.
+The APIs translate `reason`; the message is for people and may be shown to the caller as it is. The docstring of an
+error class is its message, unless its constructor makes another.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@
     ├── RowUnreadable            the stored data of a resource cannot be read
     └── EtagMismatch
 
-The APIs translate `reason`; the message is for people and may be shown to the caller as it is.
+The APIs translate `reason`; the message is for people and may be shown to the caller as it is. The docstring of an
+error class is its message, unless its constructor makes another.
 """
 
 from __future__ import annotations

@@ -41,12 +41,12 @@ from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
 from server.delivery.match_reader import MatchReader
 from server.delivery.push.attempt_log import AttemptLog
+from server.delivery.push.budget import PushBudget
 from server.delivery.push.client import PushClient
 from server.delivery.push.networks import PushNetworks
 from server.delivery.push.push_settings import PushSettings
 from server.delivery.push.pushers import Pushers
 from server.delivery.push.resolver import Resolver
-from server.delivery.push.sender import PushBudget
 from server.delivery.push.session import PushTools
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.subscriptions import Subscriptions

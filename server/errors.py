@@ -55,10 +55,10 @@ ServiceError                     a SignalboxError
     ├── StorageLate              the database has not confirmed a commit for a while
     ├── StorageReplaced          the database file was deleted or replaced
     ├── StorageUnavailable       the database cannot be reached
-    └── StorageRefused           the database refused a statement; never the caller's fault
+    └── StorageRefused           the database refused a statement, or the server has a defect; the cause is only logged
 
 `reason` is the machine-readable name that callers see; `server.status` gives each its gRPC code. The docstring of an
-error is its message, unless its constructor makes another.
+error class is its message to callers, unless its constructor makes another; the tree above explains the classes.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Loose(Dispatcher):
 
     def look(self) -> None:
         """Take note that nothing more is available, as a step does."""
-        self._exhausted_version = self._log_version
+        self._exhausted_version = self._availability_version
 
 
 def virtually(work: Callable[[], Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.delivery.push import sender
+from server.delivery.push import budget
 from signalbox.v1 import contacts_pb2, projects_pb2
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate, await_event, list_runs, started
@@ -25,7 +25,7 @@ async def test_no_match_of_an_erased_person_is_pushed_that_waited_or_was_in_flig
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One request is in flight, and the next match waits for it, with its body written.
-    monkeypatch.setattr(sender, "ALL_IN_FLIGHT", 4)
+    monkeypatch.setattr(budget, "ALL_IN_FLIGHT", 4)
     erased = asyncio.Event()
 
     async def fail_the_first(request: Received) -> bytes:

@@ -661,8 +661,8 @@ class Promises(RuleBasedStateMachine):
     def replay(self) -> None:
         assert replay_parked(self.connection, self.subscription.key, ALL, self.now) == len(self.parked)
         self.parked.clear()
-        # As a dispatcher that is woken: it does not know of any quiet time.
-        self.bounds = replace(self.bounds, quiet_until=0)
+        # As a dispatcher that is woken: it knows of no time until which nothing is due.
+        self.bounds = replace(self.bounds, nothing_due_until=0)
 
     @rule(data=st.data(), limit=st.integers(1, 3))
     def prune(self, data: st.DataObject, limit: int) -> None:
@@ -740,7 +740,7 @@ class Promises(RuleBasedStateMachine):
         due = [row.due_at for row in rows if row.state != BLOCKED and row.due_at > self.now]
         assert not next_due or next_due > self.now
         assert not due or 0 < next_due <= min(due)
-        assert self.bounds.quiet_until or next_due == min(due, default=0)
+        assert self.bounds.nothing_due_until or next_due == min(due, default=0)
 
     def check_result(self, said: Settlement, result: SettleResult) -> None:
         lease = self.leases[result.delivery_id]

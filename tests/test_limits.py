@@ -25,10 +25,10 @@ from server.cli.commands.projects import update as project_update
 from server.cli.commands.serve import serve
 from server.connect import request as connect_request
 from server.delivery import consumer, consumer_session, dispatchers, recent_matches, wake_ups
+from server.delivery.push import budget as push_budget
 from server.delivery.push import client as push_client
 from server.delivery.push import outcomes as push_outcomes
 from server.delivery.push import resolver as push_resolver
-from server.delivery.push import sender as push_sender
 from server.http import body
 from server.http import connection as http_connection
 from server.http import connections as http_connections
@@ -226,8 +226,8 @@ LIMITS = {
     "ID of a consumer": number(deliveries.MAX_CONSUMER_ID, "characters"),
     "Wait of PullMatches": seconds(match_stream.MAX_WAIT_SECONDS),
     "Requests in progress of one subscription": number(push.DEFAULT_IN_FLIGHT),
-    "Requests in progress of all subscriptions, shared by projects": number(push_sender.ALL_IN_FLIGHT),
-    "A body that counts as one request; a larger one counts as several": size(push_sender.PART_BYTES),
+    "Requests in progress of all subscriptions, shared by projects": number(push_budget.ALL_IN_FLIGHT),
+    "A body that counts as one request; a larger one counts as several": size(push_budget.PART_BYTES),
     "Time for a connection and its response": seconds(push.DEFAULT_TIMEOUT / SECOND),
     "A rest that a receiver asks for by `Retry-After`": seconds(push_outcomes.MAX_RETRY_AFTER),
     "Body of a response that is read": (f"{size(push_client.RESPONSE_BYTES)}, for {seconds(push_client.BODY_SECONDS)}"),

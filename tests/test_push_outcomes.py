@@ -45,7 +45,7 @@ def test_only_2xx_acknowledges_and_only_410_is_gone() -> None:
         outcome = outcome_of(Response(status, "5"), NOW)
         assert (not outcome.failure) is (200 <= status < 300), status
         assert outcome.gone is (status == 410), status
-        assert outcome.rest_seconds == (5 if status in {429, 503} else 0), status
+        assert outcome.retry_after_seconds == (5 if status in {429, 503} else 0), status
 
 
 def test_a_signature_of_each_secret_verifies_the_body_and_no_other() -> None:

@@ -12,8 +12,9 @@ import pytest_asyncio
 from grpc import StatusCode
 from standardwebhooks import Webhook
 
-from server.delivery.push import session
+from server.delivery.push import retry_policy
 from server.delivery.push.outcomes import retry_after_seconds
+from server.delivery.push.retry_policy import RetryPolicy
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import WAIT, Engine, get, parked, pull, record, seconds, subscribe
@@ -251,18 +252,18 @@ async def test_nothing_is_sent_before_retry_after(till: Client, receiver: Receiv
     assert [request.attempt for request in receiver.requests if request.position > 1] == [1, 1]
 
 
-async def test_a_rest_that_ends_while_it_is_looked_at_is_over(
+async def test_a_pause_that_ends_while_it_is_checked_is_over(
     till: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resting, rested = session.PushSession._resting, False
+    is_paused, paused = RetryPolicy.is_paused, False
 
-    def a_little_longer(pushing: session.PushSession) -> bool:
-        """Return True once more when a rest has ended: timers of the event loop fire up to a millisecond early."""
-        nonlocal rested
-        rested, before = resting(pushing), rested
-        return rested or before
+    def a_little_longer(policy: RetryPolicy) -> bool:
+        """Return True once more when a pause has ended: timers of the event loop fire up to a millisecond early."""
+        nonlocal paused
+        paused, before = is_paused(policy), paused
+        return paused or before
 
-    monkeypatch.setattr(session.PushSession, "_resting", a_little_longer)
+    monkeypatch.setattr(RetryPolicy, "is_paused", a_little_longer)
     receiver.always(answer(503, retry_after="1"), answer())
     await push_to(till, receiver.url, backoff=AT_ONCE, push={"max_in_flight": 1})
     await record(till, 2)
@@ -365,7 +366,7 @@ async def test_a_backlog_spends_no_attempts_while_its_receiver_is_down(
     till: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise the first sixteen would, at the same time."""
-    monkeypatch.setattr(session, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(retry_policy, "PROBE_SECONDS", 0.1)
     await receiver.stop()
     await push_to(till, receiver.url, backoff=AT_ONCE, max_attempts=5, push={"max_in_flight": 16})
     await record(till, 100)

@@ -37,18 +37,20 @@ class DueSearch:
     next_lease: int
     next_retry: int
     full_at: int
-    quiet_until: int = 0
+    nothing_due_until: int = 0
 
     @classmethod
-    def begin(cls, subscription: Subscription, bounds: SearchBounds, now: int, *, undisturbed: bool) -> DueSearch:
+    def begin(
+        cls, subscription: Subscription, bounds: SearchBounds, now: int, *, writes_no_due_time: bool
+    ) -> DueSearch:
         """Begin where the last step ended, or at the beginning of time.
 
-        `undisturbed` if this step itself writes no time at which a lease ends or a retry is due, new leases apart, and
-        no other node writes any.
+        `writes_no_due_time` if neither this step, its new leases apart, nor another node writes a time at which a lease
+        ends or a retry is due. Such a step needs no search before `nothing_due_until`.
         """
-        if undisturbed and now < bounds.quiet_until:
+        if writes_no_due_time and now < bounds.nothing_due_until:
             known = bounds.leases_from, bounds.retries_from, bounds.next_lease, bounds.next_retry, bounds.full_at
-            return cls(now, *known, bounds.quiet_until)
+            return cls(now, *known, bounds.nothing_due_until)
         if now >= bounds.full_at or now < max(bounds.leases_from, bounds.retries_from):
             return cls(now, 0, 0, now + 1, now + 1, now + FULL_SEARCH_PERIOD)
         next_lease, next_retry = max(bounds.next_lease, now + 1), max(bounds.next_retry, now + 1)
@@ -58,16 +60,16 @@ class DueSearch:
         return cls(now, bounds.leases_from, bounds.retries_from, next_lease, next_retry, bounds.full_at)
 
     @property
-    def quiet(self) -> bool:
-        """True if it is known without a search that no lease ends and no retry is due."""
-        return self.quiet_until > self.now
+    def skipped(self) -> bool:
+        """True on the fast path: nothing is due before `nothing_due_until`, so the step needs no search."""
+        return self.nothing_due_until > self.now
 
-    def end_quietly(self, lease_end: int) -> None:
+    def note_lease_end(self, lease_end: int) -> None:
         """Update the bounds after a step that has searched nothing; `lease_end` is when its leases end."""
-        self.quiet_until = min(self.quiet_until, lease_end)
+        self.nothing_due_until = min(self.nothing_due_until, lease_end)
         self.next_lease = min(self.next_lease, lease_end)
 
-    def narrow(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
+    def advance(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
         """Update the bounds after the searches and writes of this step."""
         self.next_lease = max(min(self.next_lease, earliest_written), self.now + 1)
         self.next_retry = max(min(self.next_retry, earliest_written), self.now + 1)
@@ -83,18 +85,18 @@ class DueSearch:
         """
         times = _NEXT.row(connection, own=subscription.key, lease=self.next_lease, retry=self.next_retry)
         self.next_lease, self.next_retry = (time or NEVER for time in times)
-        self.quiet_until = min(self.next_lease, self.next_retry) if all_found else 0
+        self.nothing_due_until = min(self.next_lease, self.next_retry) if all_found else 0
 
     @property
     def next_due(self) -> int:
         """The time of the next lease that ends or match that is due, at the earliest; 0 if there is neither."""
-        next_due = self.quiet_until or min(self.next_lease, self.next_retry)
+        next_due = self.nothing_due_until or min(self.next_lease, self.next_retry)
         return 0 if next_due == NEVER else next_due
 
     def bounds(self) -> SearchBounds:
         """Return the bounds for the next step; the time is NEVER where no lease ends or no retry is due."""
         times = self.leases_from, self.retries_from, self.next_lease, self.next_retry, self.full_at
-        return SearchBounds(*times, self.quiet_until)
+        return SearchBounds(*times, self.nothing_due_until)
 
 
 _NEXT = Prepared(

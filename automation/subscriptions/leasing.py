@@ -1,10 +1,14 @@
 """The step that advances a subscription: settle deliveries, expire leases, lease the next matches.
 
-    lock the row     store.lock_subscription     only then is the clock read
+    lock the row     store.lock_subscription
+    read the clock   only now, see the invariants
     settle           settling.settle             acknowledge, nack, extend, return undelivered ones
     take over        expiry.take_over            end the leases of consumers that return or leave
     expire           expiry.expire               end the leases whose time is up
     lease            this module                 due retries first, then matches of the log
+
+Fast path: a step that writes no due time but its own new leases (only acknowledgements, no takeover, no other node)
+searches for no due lease or retry while the last step knows that there is none yet (`DueSearch.skipped`).
 
 One step serves all consumers that wait on one subscription, in one transaction under the lock of its row. Everything is
 decided by the tables, so it does not matter which node takes the step, or which was killed before.
@@ -86,8 +90,7 @@ def step(
 ) -> StepResult:
     """Settle, take over, expire and lease. Leases last the subscription's ack deadline from the time of the step.
 
-    `clock` is read once the row is locked: no lease runs while the step waits for the step of another server. `bounds`
-    are those of the last successful step on this node.
+    `clock` is read once the row is locked. `bounds` are those of the last successful step on this node.
 
     Due matches go before first deliveries, which are in the order of positions, after the read position. Each consumer
     gets a consecutive share; the consumer with the most capacity gets the remainder. Raise SubscriptionNotFound.
@@ -98,17 +101,17 @@ def step(
     subscription = lock_subscription(connection, subscription_key, wait=recorded is None or _alone(connection))
     now = clock()
     search = DueSearch.begin(
-        subscription, bounds, now, undisturbed=_alone(connection) and _only_acks(settlements) and not take_overs
+        subscription, bounds, now, writes_no_due_time=_alone(connection) and _only_acks(settlements) and not take_overs
     )
     results = settle(connection, subscription, settlements, now)
     kept = [take_over(connection, subscription, request, now) for request in take_overs]
-    more, retry_due = (False, 0) if search.quiet else expire(connection, subscription, now, search.leases_from)
+    more, retry_due = (False, 0) if search.skipped else expire(connection, subscription, now, search.leases_from)
     outstanding = _outstanding(connection, subscription, requests)
     capacities = [_capacity(request, outstanding[request.consumer_id]) for request in requests]
     capacity = sum(capacities)
     due: Sequence[DeliveryRow] = ()
     # A match that an acknowledgement of an earlier one of its contact sets free is due at once.
-    if not search.quiet or subscription.order is DeliveryOrder.CONTACT:
+    if not search.skipped or subscription.order is DeliveryOrder.CONTACT:
         due = _due(connection, subscription, capacity, now, search.retries_from)
     reading = read_log(connection, subscription, capacity - len(due), recorded)
     deliveries = _lease(
@@ -120,12 +123,12 @@ def step(
     leased = sum(map(len, deliveries))
     moved = _advance(connection, subscription, reading.read_position, subscription.last_serial + leased)
     lease_end = now + subscription.ack_deadline
-    if search.quiet:
-        search.end_quietly(lease_end if leased else NEVER)
+    if search.skipped:
+        search.note_lease_end(lease_end if leased else NEVER)
     else:
         all_due, all_expired = len(due) < capacity, not more
         written = [result.due_at for group in results for result in group] + [retry_due, lease_end]
-        search.narrow(min(time for time in written if time), all_due=all_due, all_expired=all_expired)
+        search.advance(min(time for time in written if time), all_due=all_due, all_expired=all_expired)
         search.find_next(connection, subscription, all_found=all_due and all_expired)
     more = more or reading.more
     exhausted = not more and leased < capacity
@@ -212,23 +215,27 @@ def _lease(
         Delivery(delivery_id(tag, match.position, serial), consumer, attempt, match, ends, replayed, failure)
         for (match, attempt, replayed, failure), serial, consumer in zip(leases, serials, consumers, strict=True)
     ]
-    dealt = iter(made)
-    dealt_out = [[next(dealt) for _ in range(share)] for share in shares]
-    _write_leases(connection, subscription, dealt_out, len(due), reading)
+    remaining = iter(made)
+    by_request = [[next(remaining) for _ in range(share)] for share in shares]
+    _write_leases(connection, subscription, by_request, len(due), reading)
     mark_running(
         connection,
         subscription.project_pk,
         sorted((delivery.match for delivery in made if delivery.attempt == 1), key=lambda match: match.run_number),
     )
-    return dealt_out
+    return by_request
 
 
 def _write_leases(
-    connection: Connection, subscription: Subscription, dealt: Sequence[Sequence[Delivery]], due: int, reading: Reading
+    connection: Connection,
+    subscription: Subscription,
+    by_request: Sequence[Sequence[Delivery]],
+    due: int,
+    reading: Reading,
 ) -> None:
     """Write the leases of matches that are due again, `due` in number, then those of first deliveries."""
     again, first, left = [], [], due
-    for deliveries in dealt:
+    for deliveries in by_request:
         again.append(deliveries[:left])
         first.append(deliveries[left:])
         left = max(0, left - len(deliveries))

@@ -255,9 +255,9 @@ class SearchBounds:
     begins where the last search ended does not visit them again. In case the clock of the database is stepped, it
     begins BOUNDS_MARGIN earlier, and at the very beginning at `full_at` or when the clock has stepped back.
 
-    Before `quiet_until` no lease ends and no retry is due, unless a step has written an earlier time or something other
-    than a step has changed the deliveries. After such a change the dispatcher drops the bounds (`Dispatcher.wake`). So
-    a node that is alone on its database, which SQLite ensures, searches for nothing until then.
+    Before `nothing_due_until` no lease ends and no retry is due, unless a step has written an earlier time or something
+    other than a step has changed the deliveries. After such a change the dispatcher drops the bounds
+    (`Dispatcher.wake`). So a node that is alone on its database, which SQLite ensures, searches for nothing until then.
     """
 
     leases_from: int = 0
@@ -265,7 +265,7 @@ class SearchBounds:
     next_lease: int = 0
     next_retry: int = 0
     full_at: int = 0
-    quiet_until: int = 0
+    nothing_due_until: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 REFRESH_SECONDS: Final = 0.5
 """The interval at which changes by other servers are looked up: a key that one of them revoked may work for this long,
-and its streams end within a second. Changed schemas do not wait for it: every commit notices them."""
+and its streams end within a second. Changed schemas do not wait for it: every commit compares the catalog version
+(`server.ingest.catalog`)."""
 
 
 class CatalogRefresh:

@@ -1,4 +1,4 @@
-"""How late the event loop is: everything that it does waits as long."""
+"""Measures the delay of the event loop: how late it calls a timer, and so everything else that is due."""
 
 from __future__ import annotations
 

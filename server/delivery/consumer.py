@@ -54,9 +54,11 @@ class Consumer:
         return self.capacity > 0 and (self.max_outstanding is None or self.outstanding < self.max_outstanding)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """Add deliveries. A stream may get the rest of what it requested before it takes them.
+        """Add deliveries, and subtract them from the capacity.
 
-        A pull is answered at once, and pushes may have to rest after these.
+        A stream may be delivered the rest of its capacity before it takes these. For a pull and for the server's own
+        consumer the request ends with its first deliveries: a pull responds at once, and after these matches a push may
+        have to pause, because its receiver asks for that.
         """
         self.deliveries += deliveries
         self.keep(deliveries[-1].id)  # in the order of their leases

@@ -1,9 +1,9 @@
-"""Decides and grants the leases of the subscriptions that are in use on this server.
+"""Takes the steps of the subscriptions that are in use on this server: when, and for which consumers.
 
 A subscription in use has one dispatcher with one task. Consumers hand it settlements and requests, and it takes one
 step (`automation.subscriptions.leasing.step`), one transaction, for all of them: the acknowledgements of many consumers
-share a commit, and no task is started for a delivery. The tables decide what is leased, so several servers on one
-database can dispatch the same subscription at the same time.
+share a commit, and no task is started for a delivery. What is leased is decided by the step, from the tables alone, so
+several servers on one database can dispatch the same subscription at the same time.
 
     consumer   request(capacity), submit(settlements)          dispatcher collects, while a step runs too
     step       settle, take over, expire, lease                one transaction, under the lock of the subscription
@@ -19,17 +19,22 @@ The task takes a step whenever one is due, and waits otherwise. Whether a step i
     state                                                                    a step is due
     work: settlements, returns, takeovers, a wake, the rest of a long step   at once
     log may hold more: the initial state                                     as soon as a consumer has capacity
-    log exhausted: no match is available for any consumer                    not because of capacity: other rows only
+    log exhausted: no match is available for any consumer                    not because of capacity, see the other rows
     next due time: a lease ends or a retry becomes due                       at that time, while consumers are attached
-    shared database: other servers settle, seek, delete                      POLL_SECONDS after the last step, while
-                                                                             consumers are attached
+    shared database: other servers settle, seek, delete                      POLL_SECONDS after the last step began,
+                                                                             while consumers are attached
 
 Only a step finds that the log is exhausted: it had capacity left over after it leased every available match. This holds
-for the log as of the beginning of the step. A commit raises `_log_version`, also while a step runs, which invalidates
-the finding of an older step; a seek or a replay requests a step by `wake`; a step that did not look, or failed, leaves
-no finding; a pull's request also discards the finding, so that a step looks for it. Otherwise a request changes only
-the capacity of its consumer, so it does not matter whether it arrives before, during or after a step: it makes a step
-due unless the log is known to be exhausted.
+as of the beginning of the step, so the finding is kept with the `_availability_version` of that time and holds while
+the version is the same:
+
+    a commit of matches     increments the version, also while a step runs
+    a request of a pull     increments it as well, so that a step searches for this pull before it is answered
+    a seek or a replay      requests a step by `wake`
+    the beginning of a step drops the finding; a step that leaves matches unread, or fails, makes no other
+
+The request of a stream changes only its capacity, so it does not matter whether it arrives before, during or after a
+step: it makes a step due unless the log is known to be exhausted.
 
 Steps ride with the group commit (`server.ingest.riders`) where there is one. A step that is due waits for a group of
 steps (`Steps`); on a shared database it takes a transaction of its own, beside the commits. And a light step is taken,
@@ -37,10 +42,14 @@ due or not, as a part of the commit that records matches for consumers with capa
 nothing, else a few matches. One step is in progress at a time (`_stepping`); a step that rode without success is taken
 again.
 
-    commit     stores events and matches, then the step        `_log_version` does not rise by a commit that a step rode
-    the loop   _keep, `end` of each step, then senders         with: the read position is the end of the log already
+    commit     stores events and matches, then the step
+    the loop   `GroupCommit._keep`, `end` of each step, then the senders are answered
 
-Every change of state sets `_changed`. The task clears it, and computes anew, before each wait: no wake-up is lost.
+Such a commit does not increment `_availability_version`: the step has read its matches, so the read position is the end
+of the log already (`_follow_log`).
+
+Every change of state sets `_changed`. The task clears it in `_wait`, right after it has computed that no step is due,
+without awaiting in between: so no wake-up is lost.
 """
 
 from __future__ import annotations
@@ -129,7 +138,7 @@ class Dispatcher:
         self._returned: list[str] = []
         self._step_requested = False
         self._woken = 0
-        self._log_version = 0
+        self._availability_version = 0
         self._exhausted_version: int | None = None
         self._next_due = 0
         self._bounds = SearchBounds()
@@ -161,8 +170,8 @@ class Dispatcher:
         """
         consumer.capacity = capacity
         if consumer.is_pull:
-            # A pull that does not wait is answered only after a step has looked for it, even if the log is exhausted.
-            self._log_version += 1
+            # A pull that does not wait is answered only after a step has searched for it, even if the log is exhausted.
+            self._availability_version += 1
         if consumer.has_capacity and not self._exhausted:
             self._changed.set()
 
@@ -203,7 +212,7 @@ class Dispatcher:
         return await done
 
     def wake(self) -> None:
-        """Take a step soon, because something other than a step has changed the subscription."""
+        """Request a step, which searches everything: something other than a step has changed the subscription."""
         self._step_requested = True
         self._woken += 1
         self._bounds = SearchBounds()
@@ -215,7 +224,10 @@ class Dispatcher:
         self._changed.set()
 
     async def run(self, on_end: Callable[[], object]) -> None:
-        """Take steps until there are neither users nor work; `on_end` is called then, before anything else can run."""
+        """Take steps until there are neither users nor work, then call `on_end`.
+
+        Nothing is awaited in between, so nobody can begin to use a dispatcher that has ended.
+        """
         as_server()
         following = asyncio.create_task(self._follow_log(), name="follow-match-log")
         try:
@@ -236,7 +248,7 @@ class Dispatcher:
 
     @property
     def _exhausted(self) -> bool:
-        return self._exhausted_version == self._log_version
+        return self._exhausted_version == self._availability_version
 
     def _step_due(self) -> bool:
         if self._has_work or self._step_requested:
@@ -267,7 +279,7 @@ class Dispatcher:
         return max(seconds, _MIN_WAIT_SECONDS)
 
     async def _follow_log(self) -> None:
-        """Count every growth of the match log, which invalidates the finding that the log is exhausted."""
+        """Increment the availability version whenever the match log has grown, unless a step has read up to its end."""
         project_pk, position = self.subscription.project_pk, 0
         while True:
             try:
@@ -278,7 +290,7 @@ class Dispatcher:
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             if position != self.subscription.read_position:
-                self._log_version += 1
+                self._availability_version += 1
                 self._changed.set()
 
     async def _step(self) -> None:
@@ -317,9 +329,11 @@ class Dispatcher:
         requests = [DeliveryRequest(consumer.id, consumer.capacity, consumer.max_outstanding) for consumer in consumers]
         self._step_requested = False
         self._poll_at = asyncio.get_running_loop().time() + POLL_SECONDS
-        log_version, self._exhausted_version = self._log_version, None
+        availability_version, self._exhausted_version = self._availability_version, None
         self._stepping = True
-        return StepInProgress(self, pending, returned, consumers, requests, self._bounds, log_version, self._woken)
+        return StepInProgress(
+            self, pending, returned, consumers, requests, self._bounds, availability_version, self._woken
+        )
 
     def end(self, step: StepInProgress, result: StepResult) -> None:
         """Hand out the results of a step, once it is durable."""
@@ -329,7 +343,7 @@ class Dispatcher:
         self._bounds = result.bounds if self._woken == step.woken else SearchBounds()
         self._step_requested = self._step_requested or result.more
         if result.exhausted:
-            self._exhausted_version = step.log_version
+            self._exhausted_version = step.availability_version
         results = iter(result.results[len(step.returned) :])
         for group in step.submitted:
             settled = [next(results) for _ in group.settlements]

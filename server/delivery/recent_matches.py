@@ -1,12 +1,12 @@
-"""The newest matches, with their events and automations: those who have caught up need not read them back.
+"""A cache of the newest matches, with their events and automations, for consumers that have caught up with the log.
 
-A commit records its matches here if somebody follows the log of its project. They are kept for RECENT_SECONDS, and up
-to RECENT_CHARACTERS of a project's events.
+A commit adds its matches if anyone follows the log of its project. They are kept for RECENT_SECONDS, and up to
+RECENT_CHARACTERS of a project's events.
 
-What the matches refer to may change: a contact is deleted, an automation renamed. `forget` drops the matches of the
-project then. A commit notes `version` before it begins, and records nothing if something was forgotten meanwhile: its
-transaction may have been the earlier one. Changes by other servers on the same database are noticed when the matches
-are too old.
+The event, contact or automation of a match may change: a contact is deleted, an automation renamed. Then `forget` drops
+the matches of the project and raises `version`. A commit reads `version` before it begins and adds its matches only if
+it is still the same: otherwise its transaction may have read the state before the change. A change by another server on
+the same database is not noticed; such matches are out of date for RECENT_SECONDS at most.
 """
 
 from __future__ import annotations

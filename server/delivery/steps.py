@@ -70,7 +70,7 @@ class PendingTakeOver:
 
 
 class Stepping(Protocol):
-    """A dispatcher, as its step knows it."""
+    """What a step needs of its dispatcher: it runs the step, and is notified of the result."""
 
     subscription: Subscription
 
@@ -102,7 +102,7 @@ class StepInProgress:
         consumers: Sequence[Consumer],
         requests: Sequence[DeliveryRequest],
         bounds: SearchBounds,
-        log_version: int,
+        availability_version: int,
         woken: int,
     ) -> None:
         self.project_pk = dispatcher.subscription.project_pk
@@ -113,7 +113,7 @@ class StepInProgress:
         self.consumers = consumers
         self.requests = requests
         self.bounds = bounds
-        self.log_version = log_version
+        self.availability_version = availability_version
         self.woken = woken
         self._dispatcher = dispatcher
         self._result: StepResult | None = None

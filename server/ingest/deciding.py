@@ -1,6 +1,7 @@
-"""What only the database knows of a draft: whether its idempotency key was used, and whether its contact exists.
+"""Decides which drafts of a batch are recorded: those that repeat no earlier send and whose contact may be recorded.
 
-A commit decides so before it stores events, and so does a dry run, which stores nothing.
+Both need the database: whether the idempotency key was used, and whether the contact exists. A commit calls this before
+it stores events; a dry run calls it, too, and stores nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def decide_drafts(
 
 
 def _unknown_contact(draft: Draft, rules: Rules) -> ContactKey | None:
-    """Return None for a contact that is to be created, else NOBODY; set the draft's error if it is refused."""
+    """Return the contact of an event whose contact is unknown: None if it is to be created, else NOBODY.
+
+    Set the draft's error if the rules refuse such an event.
+    """
     fate = if_unknown(draft, rules)
     if fate is IfUnknown.REFUSE:
         draft.error = ContactNotFound(draft.contact_id or draft.email)

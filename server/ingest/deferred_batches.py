@@ -1,13 +1,17 @@
-"""Batches that a commit has deferred (`Deferral`), until they are committed after all.
+"""Batches that a commit could not decide and deferred (`Deferral`), until they are committed or refused.
 
-    refused      the batch has its error; the rest of the group is committed again
-    divided      an independent batch with too many matches is committed in parts, one after the other
-    held         its project's catalog is loaded again, off the loop, and its batches are pre-evaluated if they are
-                 costly; the other projects' batches are committed meanwhile
+What happens to a deferred batch depends on the cause:
 
-While a project is held, its later batches wait, too: the batches of a project are stored in the order in which they
-were queued. A batch that is deferred once more after MAX_ROUNDS times is refused, so that no sender waits for ever if
-the automations change all the time.
+    cause                                    the batch is
+    an error of the batch alone              refused with it; the rest of the group is committed again
+    too many matches, INDEPENDENT            divided into parts, which are committed one after the other
+    conditions cost more than its room       held, with its project: pre-evaluated, then committed
+    a large catalog has changed              held, with its project: the catalog is loaded again off the loop, and the
+                                             batches are validated again, then committed
+
+While a project is held, its later batches wait, too, so that the batches of a project are stored in the order in which
+they were queued. Those of other projects are committed meanwhile. A batch is prepared at most MAX_ROUNDS times, then
+refused, so that no sender waits for ever while the automations keep changing.
 """
 
 from __future__ import annotations
@@ -36,10 +40,11 @@ log = structlog.get_logger()
 MAX_ROUNDS: Final = 3
 
 HELD_EVENTS: Final = 50_000
-"""The events of a held project that wait here. Its queue is filled as long, within its share."""
+"""The most events of a held project that wait here, in addition to its share of the queue. Beyond it: QUEUE_FULL."""
 
 READY_EVENTS: Final = 250
-"""The events of such batches that a group takes in addition to those of the queue."""
+"""A group takes no further batch that was deferred and is ready once it has this many events of such batches. They are
+in addition to the batches that it takes from the queue."""
 
 _PARTS: Final = 4
 

@@ -1,9 +1,10 @@
-"""The limits of gRPC calls.
+"""The limits of calls, over gRPC and Connect.
 
     what                       limit                                    crossing it
     calls in progress          MAX_CALLS, shared fairly by projects     the call waits before its message is read
     calls that wait for that   MAX_WAITING_CALLS, shared likewise       TOO_MANY_CALLS, also after WAITING_SECONDS
     open streams               MAX_STREAMS, shared likewise             TOO_MANY_STREAMS
+    size of one message        MAX_MESSAGE_BYTES, by the transports     RESOURCE_EXHAUSTED
     a call's message           ARRIVAL_SECONDS until it is complete     REQUEST_TOO_SLOW
     a stream's first message   FIRST_MESSAGE_SECONDS                    REQUEST_TOO_SLOW
     messages that arrive       8 to 256, shared likewise                the call waits before its message is read
@@ -46,6 +47,7 @@ MAX_STREAMS: Final = 2_000
 """Open streams. Each takes 100 KB, and one tick of the loop for its heartbeat."""
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""The largest message that is received, by each of the transports."""
 
 SMALL_BYTES: Final = 16 * 1024
 """Up to this size, a message is not counted: those of all calls in progress take 32 MB."""

@@ -1,7 +1,8 @@
-"""Payloads that no budget allows are not built from a request: a value of two bytes takes seven microseconds.
+"""Replaces payloads beyond every limit by stand-ins, before they are built as messages.
 
-In place of such a payload, its message has a stand-in, which the reader of the payload (`messages.structs`) refuses
-with the same error: one with as many bytes, or with too many values. So an event of a batch is refused by itself.
+Building a payload takes seven microseconds for a value of two bytes, so one that is certain to be refused is not built.
+Its stand-in has the same number of bytes, or too many values, so the reader of payloads (`messages.structs`) refuses it
+with the same error, and only the event concerned, not its whole batch.
 """
 
 from __future__ import annotations

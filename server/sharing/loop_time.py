@@ -13,7 +13,7 @@ One large request has a turn at a time. After SLICE_SECONDS the next project get
 time that was used. The requests of one project are finished in the order in which they came: a thousand that advanced
 side by side would all be answered after the last one is read, or given up by their clients. Small requests need no
 turn, and a slice waits while small work of another project is in progress (`small_work`), and while the database thread
-computes (`interpreter`).
+computes (`interpreter_lock`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""SQL of the quarantine: refused events that are listed, counted and looked for, a bounded part of them at a time."""
+"""Queries of the quarantine: list, count and find refused events, a bounded number of rows at a time.
+
+`refused_events` has the statements that write.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""SQL of the quarantine: events that were refused, apart from the log.
+r"""Rows of the quarantine: insert, read by id, and delete refused events. `refused_event_search` has the lists.
 
 The rows of a project are changed only under the lock of its head, so that each is sent again, discarded or deleted
 once, and `quarantine` always has their number and size. An id contains the time of the refusal, so ids sort by time,

@@ -3,8 +3,9 @@
     traceparent    00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01    version, trace, span, flags
 
 A caller sends it, it is stored with the event, and goes out with its matches; whether spans are exported
-(`server.tracing.tracer`) makes no difference to that. A value that is not of this form is ignored, as the standard
-wants it: a fault of a tracing library must not stop an event.
+(`server.tracing.tracer`) makes no difference to that. Each transport sets it once the headers of a request have
+arrived: `server.api.interceptor`, `server.connect.request` and `server.bridge.app`. A value that is not of this form is
+ignored, as the standard wants it: a fault of a tracing library must not stop an event.
 """
 
 from __future__ import annotations

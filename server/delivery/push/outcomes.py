@@ -2,11 +2,14 @@
 
     response                  the match is                                 and the subscription
     2xx                       acknowledged
-    410                       nacked                                       is paused
-    429, 503, Retry-After     nacked, due not before that time             rests until then
+    410                       nacked, due after the backoff                is paused
+    429, 503, Retry-After     nacked, due not before that time             sends nothing until then
     everything else           nacked, due after the backoff
     none                      nacked, due after the backoff
-    no connection             nacked, due after the backoff                is probed by one request at a time
+    no connection             nacked, due after the backoff; returned      is probed by one request at a time
+                              without counting the attempt if another
+                              request has found the outage meanwhile
+    withdrawn before sending  settled or returned by whoever withdrew it
 
 Redirects are not followed: where a match goes is decided by the URL of the subscription alone.
 """
@@ -33,12 +36,12 @@ _TOO_MUCH: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE
 class PushOutcome:
     """The outcome of a request: without a `failure`, the match is acknowledged.
 
-    `rest_seconds` is a Retry-After; an `unsent` request had no connection to be sent on.
+    `retry_after_seconds` is the Retry-After of a 429 or 503; an `unsent` request had no connection to be sent on.
     """
 
     status: int = 0
     failure: str = ""
-    rest_seconds: float = 0.0
+    retry_after_seconds: float = 0.0
     unsent: bool = False
 
     @property
@@ -47,8 +50,8 @@ class PushOutcome:
         return self.status == HTTPStatus.GONE
 
     @property
-    def overloaded(self) -> bool:
-        """True if the receiver did not answer, or answered that it gets too many requests."""
+    def calls_for_fewer(self) -> bool:
+        """True if the receiver should get fewer requests at a time: it did not answer, or answered 429 or 503."""
         return self.status in (0, *_TOO_MUCH)
 
     @property

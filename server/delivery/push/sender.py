@@ -1,4 +1,4 @@
-"""Sends one request: builds it, signs it, and reports its outcome. Shared by deliveries and pings."""
+"""Sends one request: builds it, signs it, and returns its outcome. Used for matches and for pings (TestPush)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from registry.timestamps import now_micros
 from server.delivery.push.client import PushFailed, PushWithdrawn
 from server.delivery.push.outcomes import PushOutcome, outcome_of
 from server.delivery.push.signing import Signer
-from server.sharing.fair_budget import FairBudget
 from server.tracing.context import TRACEPARENT
 from server.tracing.tracer import traceparent_of
 
@@ -19,76 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from automation.subscriptions.push import Push
-    from automation.subscriptions.values import Subscription
     from server.delivery.push.client import PushClient
     from server.metrics import Metrics
     from server.tracing.tracer import Tracer
 
-ALL_IN_FLIGHT: Final = 512
-"""The most requests in progress, of all subscriptions; projects share them."""
-PART_BYTES: Final = 64 * 1024
-"""A body that is larger counts as several requests."""
-
 _SECOND: Final = 1_000_000
-
-
-class PushBudget:
-    """The requests in progress of a server, and the bytes of their bodies.
-
-    Projects share them, and the subscriptions of a project share half of them, which is what a project gets alone.
-    """
-
-    def __init__(self) -> None:
-        self._shared = FairBudget(ALL_IN_FLIGHT)
-        self._projects: dict[int, FairBudget] = {}
-
-    def take(self, subscription: Subscription, size: int) -> bool:
-        """Begin a request with a body of this size if a subscription may now; return whether it may."""
-        own, cost = self._own(subscription), self._cost(size)
-        if not own.take(subscription.key, cost):
-            return False
-        if self._shared.take(subscription.project_pk, cost):
-            return True
-        self._give_own(subscription, cost)
-        return False
-
-    async def acquire(self, subscription: Subscription, size: int) -> None:
-        """Wait until a subscription may begin a request with a body of this size, and begin it."""
-        own, cost = self._own(subscription), self._cost(size)
-        await own.acquire(subscription.key, cost)
-        try:
-            await self._shared.acquire(subscription.project_pk, cost)
-        except BaseException:
-            self._give_own(subscription, cost)
-            raise
-
-    def give(self, subscription: Subscription, size: int) -> None:
-        """End a request."""
-        cost = self._cost(size)
-        self._shared.give(subscription.project_pk, cost)
-        self._give_own(subscription, cost)
-
-    @property
-    def used(self) -> int:
-        """The number of requests in progress, large ones counted several times."""
-        return self._shared.used
-
-    def _own(self, subscription: Subscription) -> FairBudget:
-        return self._projects.setdefault(subscription.project_pk, FairBudget(ALL_IN_FLIGHT // 2))
-
-    def _give_own(self, subscription: Subscription, cost: int) -> None:
-        own = self._projects[subscription.project_pk]
-        own.give(subscription.key, cost)
-        if not own.used:
-            del self._projects[subscription.project_pk]
-
-    def _cost(self, size: int) -> int:
-        return min(max(1, -(-size // PART_BYTES)), ALL_IN_FLIGHT // 4)
 
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """A request that was sent, and what came of it."""
+    """The outcome of a request, and its entry for the log of attempts.
+
+    The request may not have been sent: then the outcome is `unsent`.
+    """
 
     outcome: PushOutcome
     attempt: PushAttempt
@@ -116,6 +58,7 @@ class PushSender:
     ) -> SentRequest:
         """Send a request, as a part of a trace if there is one, and wait for its outcome.
 
+        `webhook_id` is the header by which receivers recognize a repeated request: the id of the match, or of the ping.
         Raise PushWithdrawn if `confirm`, once there is a connection, returns that it must not be sent any more.
         """
         sent_at, began = now_micros(), time.monotonic()

@@ -1,26 +1,20 @@
 """Pushes the matches of one subscription: a consumer of its dispatcher, as a stream of ConsumeMatches is.
 
-    begin     take the leases over that an earlier server or session has left
+    begin     take over the leases that an earlier server or session has left
     serve     request as many matches as may be in progress, write their bodies in order, send each in a task
-    rest      after a Retry-After: request nothing, return what has not been sent
-    stop      send nothing more, return what has not been sent, wait a little for responses, nack the rest
+    pause     request nothing, return what has not been sent (`retry_policy`)
+    stop      send nothing more, return what has not been sent, wait STOP_SECONDS for responses, nack the rest
 
-Why it is so:
+Rules:
 
-- *A match waits under its lease*, for a body to be written or for the budget of requests, which all subscriptions
-  share. So the leases of everything that is held are extended, also while a receiver takes longer than they last.
-- *Settlements wait for nothing.* Those of one turn of the event loop are submitted together, and a step takes all that
-  have come meanwhile. The window of the consumer is twice that of its requests: while acknowledgements become durable,
-  the next matches are on their way.
-- *A receiver that does not answer gets one request at a time*, after a few: each of them holds a part of the budget for
-  its whole timeout. So does one that answers 429 or 503, which then gets more only step by step: otherwise each rest
-  would end in as many refusals as before, and matches be parked by a limit of the receiver alone.
-- *What was not sent counts no attempt*: it is returned, not nacked.
-- *A match is looked at again before it is sent*, once there is a connection, if it may have changed since it was
-  loaded: its contact may have been erased while it waited for the budget or the connection.
-- *A receiver that cannot be reached is probed*, by one request at a time, less and less often. Otherwise every match of
-  its backlog would spend its attempts in vain at the same time. The probe alone counts an attempt: a receiver that
-  never comes has its matches parked one after another, and the others wait for one that does.
+- *Leases of all held matches are extended*: a match may wait for its body to be written or for the budget of requests,
+  which all subscriptions share, and a receiver may take longer than a lease lasts.
+- *Settlements are submitted at once*, those of one turn of the event loop together. The consumer may have twice as many
+  leases as requests in progress: while acknowledgements become durable, the next matches are already sent.
+- *A match that was never sent counts no attempt*: it is returned, not nacked. The exceptions are the requests that find
+  a receiver unreachable (`retry_policy`).
+- *A match is checked again before it is sent*, once there is a connection, if it may have changed since it was loaded:
+  its contact may have been erased while it waited for the budget or the connection.
 """
 
 from __future__ import annotations
@@ -42,6 +36,7 @@ from server.call_context import as_server
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking
 from server.delivery.push.client import PushWithdrawn
+from server.delivery.push.retry_policy import RetryPolicy
 from server.delivery.push.sender import PushSender
 from server.errors import Stopping, StorageError
 from server.sharing.current_project import work_for
@@ -57,9 +52,8 @@ if TYPE_CHECKING:
     from server.delivery.loading import LoadedDelivery
     from server.delivery.match_reader import MatchReader
     from server.delivery.push.attempt_log import AttemptLog
+    from server.delivery.push.budget import PushBudget
     from server.delivery.push.client import PushClient
-    from server.delivery.push.outcomes import PushOutcome
-    from server.delivery.push.sender import PushBudget
     from server.delivery.recent_matches import LoadedMatch, Moment
     from server.metrics import Metrics
     from server.tracing.tracer import Tracer
@@ -74,10 +68,6 @@ STOP_SECONDS: Final = 1.0
 
 EXTENSIONS: Final = 3
 """How often the leases of held matches are extended within the ack deadline."""
-
-PROBE_SECONDS: Final = 1.0
-"""The time after which a receiver that could not be reached is tried again; it doubles with each further failure."""
-MAX_PROBE_SECONDS: Final = 30.0
 
 CUT_OFF: Final = "the server did not wait for the response, because it stopped or the push was changed"
 
@@ -114,11 +104,7 @@ class PushSession:
         self._acks: list[str] = []
         self._nacks: list[Settlement] = []
         self._stopping = asyncio.Event()
-        self._window = float(push.max_in_flight)
-        self._careful = False
-        self._rest_until = 0.0
-        self._unreached = 0  # requests in vain since the receiver could be reached
-        self._gone = ""
+        self._policy = RetryPolicy(push.max_in_flight)
 
     async def run(self) -> str:
         """Push until `stop` is called, or until the receiver wants no further requests; return the reason then.
@@ -136,7 +122,7 @@ class PushSession:
             finally:
                 keeping.cancel()
                 await self._end(dispatcher)
-        return self._gone
+        return self._policy.gone
 
     def stop(self) -> None:
         """Let the session end soon: it sends nothing more."""
@@ -154,30 +140,26 @@ class PushSession:
             if deliveries := self._consumer.take():
                 await self._send_all(dispatcher, deliveries)
             else:
-                # Read once, and before the room: a rest that ended in between would be waited for without an end.
-                rest_until = self._rest_until if self._resting() else None
+                # Read once, and before the room: otherwise, if the pause ended in between, nothing would end the wait.
+                paused_until = self._policy.paused_until if self._policy.is_paused() else None
                 dispatcher.request(self._consumer, self._room())
-                await self._wait(rest_until)
+                await self._wait(paused_until)
 
     def _room(self) -> int:
         """Return the number of further matches that may be in progress."""
-        window = 1 if self._unreached else int(self._window)
-        return max(0, window - len(self._held)) if self._can_send() else 0
+        return max(0, self._policy.window - len(self._held)) if self._can_send() else 0
 
     def _can_send(self) -> bool:
-        return not self._stopping.is_set() and not self._resting() and self._may_send()
+        return not self._stopping.is_set() and not self._policy.is_paused() and self._may_send()
 
-    def _resting(self) -> bool:
-        return self._rest_until > asyncio.get_running_loop().time()
-
-    async def _wait(self, rest_until: float | None) -> None:
-        """Wait for deliveries, for the end of a request, or for the end of a rest."""
+    async def _wait(self, paused_until: float | None) -> None:
+        """Wait for deliveries, for the end of a request, or for the end of a pause."""
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(rest_until):
+            async with asyncio.timeout_at(paused_until):
                 await self._consumer.changed.wait()
 
     async def _send_all(self, dispatcher: Dispatcher, deliveries: Sequence[Delivery]) -> None:
-        """Begin to send deliveries, in their order; the rest is returned if they cannot be sent now."""
+        """Begin to send deliveries, in their order; return those that cannot be sent now."""
         self._held |= {delivery.id: delivery for delivery in deliveries}
         loaded: Sequence[LoadedDelivery] = ()
         moment = self._tools.reader.moment()
@@ -212,7 +194,10 @@ class PushSession:
             return None
 
     async def _begin(self, size: int, send: Callable[[], Coroutine[Any, Any, None]]) -> bool:
-        """Begin a request once the budget has room for its body. Return False if it cannot be sent any more then."""
+        """Begin a request once the budget has room for its body.
+
+        Return False if it was not begun, because the session has stopped or paused, or may not send any more.
+        """
         budget = self._tools.budget
         if not budget.take(self._subscription, size):
             try:
@@ -245,15 +230,17 @@ class PushSession:
         confirm: Callable[[], Awaitable[bool]],
     ) -> None:
         settlement: Settlement | None = Nack([delivery.id], delay=0, reason=CUT_OFF)
-        began, probes = now_micros(), self._unreached > 0
+        began, is_probe = now_micros(), self._policy.unreachable
         returned = False
         try:
             sent = await self._sender.send(delivery.match.id, body, delivery.attempt, traceparent, confirm)
-            returned = sent.outcome.unsent and self._unreached > 0 and not probes
+            returned = sent.outcome.unsent and self._policy.unreachable and not is_probe
             if returned:
                 return
             self._tools.attempts.add(self._subscription.key, sent.attempt)
-            settlement = self._settlement(dispatcher, delivery, sent.outcome)
+            settlement = self._policy.settlement(delivery, sent.outcome, dispatcher.subscription.backoff)
+            if self._policy.gone:
+                self.stop()
         except PushWithdrawn:
             settlement = None
         except asyncio.CancelledError:
@@ -271,38 +258,6 @@ class PushSession:
             elif settlement is not None:
                 self._settle(dispatcher, settlement)
             self.wake()
-
-    def _settlement(self, dispatcher: Dispatcher, delivery: Delivery, outcome: PushOutcome) -> Settlement:
-        if outcome.unsent:
-            self._rest_from_probes()
-            return Nack([delivery.id], reason=outcome.failure)
-        self._unreached = 0
-        self._adapt(outcome)
-        if not outcome.failure:
-            return Ack([delivery.id])
-        if outcome.gone:
-            self._gone = outcome.failure
-            self.stop()
-        if not outcome.rest_seconds:
-            return Nack([delivery.id], reason=outcome.failure)
-        self._rest_until = max(self._rest_until, asyncio.get_running_loop().time() + outcome.rest_seconds)
-        backoff = dispatcher.subscription.backoff.delay(delivery.attempt)
-        return Nack([delivery.id], delay=max(backoff, round(outcome.rest_seconds * _SECOND)), reason=outcome.failure)
-
-    def _rest_from_probes(self) -> None:
-        """Send nothing until the next probe of a receiver that could not be reached."""
-        seconds = min(PROBE_SECONDS * 2.0 ** min(self._unreached, 10), MAX_PROBE_SECONDS)
-        self._unreached += 1
-        self._rest_until = max(self._rest_until, asyncio.get_running_loop().time() + seconds)
-
-    def _adapt(self, outcome: PushOutcome) -> None:
-        """Allow a receiver that has too much to do fewer requests at a time, and more again when it answers."""
-        if outcome.overloaded:
-            self._careful = self._careful or bool(outcome.status)
-            self._window = max(1.0, self._window / 2)
-        else:
-            step = 1 / self._window if self._careful else 1.0
-            self._window = min(float(self.push.max_in_flight), self._window + step)
 
     def _release(self, delivery_ids: Iterable[str]) -> None:
         for delivery_id in delivery_ids:

@@ -1,4 +1,7 @@
-"""Arsel's errors: status, name and message."""
+"""Arsel's errors: status, name and message.
+
+A reason that is not in the table has the status of `server.status`, and the name of that status.
+"""
 
 from __future__ import annotations
 
