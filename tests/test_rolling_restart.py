@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.support.process import Process
     from tests.support.service import Service
 
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.02
 """Eight senders that pause so long have calls in progress at every moment, and leave the machine to the servers."""
 
 SEND = "/v1/events/send"
@@ -64,15 +64,15 @@ async def test_a_rolling_restart_behind_a_balancer_fails_no_call(
         shop = await service.shop()
         load = Load(balancer, shop, await rest_headers(service, shop))
         loading = asyncio.create_task(load.run())
-        await load.grown_by(30)
+        await load.grown_by(50)
         for node in nodes:
             node.process.terminate()
             assert await node.process.exit_code() == 0
             await node.stop()
-            await load.grown_by(30)
+            await load.grown_by(50)
             await node.start()
             await balancer.all_up()
-            await load.grown_by(30)
+            await load.grown_by(50)
         load.over = True
         await loading
     assert load.failures == []
