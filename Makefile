@@ -10,6 +10,9 @@ PROTOS := $(sort $(wildcard protos/signalbox/v1/*.proto))
 QUICK_TESTS := access automations coercion conditions consume contacts definitions dialects drafts errors ingest \
     json_values layering log_ids paging projects queue schema structs suggestions texts timestamps reverse_coercion
 
+# Tests of laws whose long form has only more examples.
+LAWS := coercion reverse_coercion conditions conditions_tracing paging inference explain fields proto_json
+
 .PHONY: help run tools test test-quick test-long check check-static fix format lint types proto-lint generate docs \
     siege torture mutants bench bench-quick bench-check bench-rest bench-automations clean
 
@@ -51,7 +54,7 @@ test-long: $(VENV)/ready ## Run the long forms of the generated tests, for hours
 	SIGNALBOX_OPENAPI_EXAMPLES=100 $(BIN)/python -m pytest --timeout=0 tests/test_openapi.py
 	SIGNALBOX_POWER_CUTS=200 $(BIN)/python -m pytest --timeout=0 tests/test_power_loss.py
 	SIGNALBOX_FRAMING_STEP=1 $(BIN)/python -m pytest --timeout=0 tests/test_http_framing.py
-	SIGNALBOX_PROTO_JSON_EXAMPLES=200 $(BIN)/python -m pytest --timeout=0 tests/test_proto_json.py
+	SIGNALBOX_EXAMPLES_FACTOR=100 $(BIN)/python -m pytest --timeout=0 $(LAWS:%=tests/test_%.py)
 	SIGNALBOX_FUZZ_ROUNDS=1000 $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py
 	SIGNALBOX_PROMISES_SECONDS=600 $(BIN)/python -m pytest --timeout=0 tests/test_promises.py
 

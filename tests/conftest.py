@@ -23,6 +23,7 @@ from hypothesis import settings
 from server.runtime import collect_garbage_rarely
 from server.storage import health
 from server.storage.database import open_database
+from tests.support.laws import examples
 from tests.support.neighbour import Neighbourhood
 from tests.support.postgres import Cluster, find_binaries, running_cluster
 from tests.support.service import serving
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("tests.support.bridge")
 
 # How long an example takes says more about the machine than about the code.
-settings.register_profile("signalbox", deadline=None)
+settings.register_profile("signalbox", deadline=None, max_examples=examples(100))
 settings.load_profile("signalbox")
 
 

@@ -10,6 +10,7 @@ from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Failure, Verdict
 from automation.errors import ConditionInvalid
 from tests.support.conditions import conditions, contacts, payloads
+from tests.support.laws import examples
 
 TRUE, FALSE, MISSING, ERROR, NOT_EVALUATED = Verdict
 NOON = 1_780_315_200_000_000
@@ -93,7 +94,7 @@ def test_a_large_value_is_cut() -> None:
     assert cut.actual == Shown('["' + "y" * 1021 + '"', truncated=True)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(conditions(), payloads, contacts)
 def test_a_trace_has_the_verdict_of_the_condition(
     text: str, properties: dict[str, Any], contact: dict[str, Any] | None

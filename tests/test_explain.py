@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import contacts_pb2, event_ingest_pb2, projects_pb2
 from tests.support.automations import activate, automate, change, complete, delete, get_run, list_runs, pause
+from tests.support.laws import examples
 from tests.support.messages import ADA, ANYTHING, BOB, MATCHES, ORDER, event
 from tests.support.refusals import verdict
 
@@ -263,7 +264,7 @@ async def verdict_or_none(call: Any) -> None:
             raise
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(steps=STEPS, ignore_case=st.booleans())
 async def test_an_explanation_recomputes_the_answer_of_its_time(
     service: Service, steps: list[tuple[Any, ...]], ignore_case: bool

@@ -16,6 +16,7 @@ from registry.codegen.proto_names import file_name, message_name
 from registry.codegen.proto_text import proto_text
 from registry.schema import Property, PropertyType, Schema
 from server.rpc.messages.descriptors import file_descriptor, message_class
+from tests.support.laws import examples
 from tests.support.revisions import HOSTILE, every_field, layouts, many_chains, payloads, schemas, typed
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ ORDER = "order_completed"
 TEXT = PropertyType.STRING
 
 chains = st.lists(schemas(), min_size=2, max_size=4)
-few_runs = settings(max_examples=3, suppress_health_check=list(HealthCheck))
+few_runs = settings(max_examples=examples(3), suppress_health_check=list(HealthCheck))
 
 
 def schema(**types: PropertyType) -> Schema:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from registry.inference import MAX_PATHS, MAX_SUGGESTED, Check, Inference
 from registry.schema import MAX_PROPERTIES, Property, PropertyType, Schema, UnknownProperties, check_schema
+from tests.support.laws import examples
 
 NUMBER, STRING, DATE = PropertyType.NUMBER, PropertyType.STRING, PropertyType.DATE
 ANY, OBJECT, ARRAY, BOOLEAN = PropertyType.ANY, PropertyType.OBJECT, PropertyType.ARRAY, PropertyType.BOOLEAN
@@ -138,7 +139,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(st.dictionaries(st.sampled_from("pqr"), VALUES), min_size=1, max_size=6))
 def test_a_proposal_is_a_valid_schema_and_names_each_of_its_conflicts(payloads: list[dict[str, Any]]) -> None:
     _, check, inference = inferred(payloads)

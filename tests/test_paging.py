@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from server.errors import InvalidArgument, InvalidPageToken
 from server.paging import Page, PageRequest
+from tests.support.laws import examples
 
 FILTERS = ("project", "search")
 
@@ -30,7 +31,7 @@ def test_no_garbage_is_a_page_token(garbage: str) -> None:
             PageRequest(token=garbage).cursor(FILTERS, int)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(json_values)
 def test_no_json_of_a_stranger_is_a_page_token(value: Any) -> None:
     with pytest.raises(InvalidPageToken):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -25,13 +24,14 @@ from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
 from server.sharing.loop_time import LoopTime
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
+from tests.support.laws import examples
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor, MethodDescriptor
     from google.protobuf.message import Message
 
-EXAMPLES = int(os.environ.get("SIGNALBOX_PROTO_JSON_EXAMPLES", "6"))
-"""For each method; `make test-long` tries more."""
+EXAMPLES = examples(6)
+"""For each method."""
 
 METHODS = {method.full_name: method for service in SERVICES for method in service.methods}
 SEND_EVENT = METHODS["signalbox.v1.EventIngest.SendEvent"]
@@ -181,7 +181,7 @@ def finite(message: Message) -> bool:
     return True
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.binary(max_size=40) | st.text(max_size=30).map(str.encode) | JSON_VALUES.map(lambda v: json.dumps(v).encode())
 )
@@ -311,7 +311,7 @@ def test_no_step_has_more_members_than_a_chunk(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_times_are_written_as_the_library_writes_them() -> None:
-    @settings(max_examples=100)
+    @settings(max_examples=examples(100))
     @given(
         st.integers(-62135596800, 253402300799),
         st.sampled_from([0, 1, 1_000, 999_000, 1_000_000, 120_000_000, 999_999_999]),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from registry.coercion import CoercionKind, compile_schema
 from registry.reverse_coercion import undo
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
+from tests.support.laws import examples
 from tests.test_coercion import CASES, validated_or_none
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def _canonical(value: Any) -> Any:
 # The law
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(CASES, st.sampled_from(UnknownProperties))
 def test_undoing_the_coercions_restores_the_sent_payload(
     case: tuple[Schema, dict[str, JSON]], policy: UnknownProperties
