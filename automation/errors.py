@@ -29,7 +29,7 @@ from registry.errors import SignalboxError, Violation
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from automation.conditions.errors import ConditionError
+    from automation.conditions.errors import ConditionProblem
 
 
 class AutomationError(SignalboxError):
@@ -59,7 +59,7 @@ class ConditionInvalid(AutomationError):
 
     reason = "CONDITION_INVALID"
 
-    def __init__(self, errors: Sequence[ConditionError]) -> None:
+    def __init__(self, errors: Sequence[ConditionProblem]) -> None:
         many = f"The condition has {len(errors)} errors. The first one: {errors[0]}"
         violations = [Violation("condition", each.reason, str(each)) for each in errors]
         place = {"line": str(errors[0].line), "column": str(errors[0].column)}

@@ -21,7 +21,7 @@ from sqlalchemy import func, select
 from automation.bulk import among, packed
 from automation.run_store import to_run
 from automation.tables import hidden_from_planner, run
-from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS, edge_of
+from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS, last_examined_key
 from registry.page_sizes import read_page
 
 if TYPE_CHECKING:
@@ -54,10 +54,10 @@ def list_runs(
     connection: Connection, project_pk: int, run_filter: RunFilter, limit: int, before: int | None = None
 ) -> RunPage:
     """Return a page of the runs with numbers below `before`."""
-    query, edge = _examined(connection, project_pk, run_filter, before)
+    query, last_examined = _examined(connection, project_pk, run_filter, before)
     rows, more = read_page(connection, query.order_by(_run.number.desc()), limit, lambda row: len(row.attributes))
     runs = [to_run(row) for row in rows]
-    return RunPage(runs, runs[-1].number if more else edge)
+    return RunPage(runs, runs[-1].number if more else last_examined)
 
 
 def _examined(
@@ -92,14 +92,14 @@ def _of_many(
     if run_filter.contact_key is not None:
         rest.append(_run.contact_key == run_filter.contact_key)
     if run_filter.automation_key is None:
-        edge = before - EXAMINED_LOG_ROWS if rest and before - EXAMINED_LOG_ROWS > 1 else None
+        last_examined = before - EXAMINED_LOG_ROWS if rest and before - EXAMINED_LOG_ROWS > 1 else None
         candidates = [_run.project_key == project_pk, _run.number < before]
     else:
         candidates = [in_project, _run.automation_key == run_filter.automation_key, _run.number < before]
         ordered = select(_run.number).where(*candidates).order_by(_run.number.desc())
-        edge = edge_of(connection, ordered, EXAMINED_ROWS) if rest else None
+        last_examined = last_examined_key(connection, ordered, EXAMINED_ROWS) if rest else None
     query = select(run).where(*candidates, *rest)
-    return query if edge is None else query.where(_run.number >= edge), edge
+    return query if last_examined is None else query.where(_run.number >= last_examined), last_examined
 
 
 def _numbers_of_contact(

@@ -21,8 +21,8 @@ EXAMINED_LOG_ROWS: Final = 20_000
 """The most rows that a page examines in the order in which they are stored, where each takes 0.1 to 0.3 us."""
 
 
-def edge_of(connection: Connection, candidates: Select[tuple[K]], count: int) -> K | None:
+def last_examined_key(connection: Connection, candidates: Select[tuple[K]], count: int) -> K | None:
     """Return the candidate at which a page stops examining: the one numbered `count`, None if there are fewer."""
     found: Any = connection.scalar(candidates.limit(1).offset(count - 1))
-    edge: K | None = found
-    return edge
+    last_examined: K | None = found
+    return last_examined

@@ -18,7 +18,7 @@ from server.auth import admin_key
 from server.auth.access import Access
 from server.background.audit_retention import AuditRetention
 from server.background.catalog_refresh import CatalogRefresh
-from server.background.event_retention import EventDeletion
+from server.background.event_retention import EventRetention
 from server.background.key_use import KeyUse
 from server.background.loop_delay import LoopDelay
 from server.background.match_retention import MatchRetention
@@ -61,7 +61,7 @@ from server.ingest.group_commit import GroupCommit
 from server.ingest.ingest import Ingest
 from server.ingest.quarantine import QuarantineLimits
 from server.ingest.quotas import Quotas
-from server.ingest.refusals import Refusals
+from server.ingest.refusal_log import RefusalLog
 from server.metrics import Metrics
 from server.metrics.process import watch_process
 from server.outages import Outages
@@ -177,7 +177,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         calls, types = OpenCalls(), GeneratedTypes(database, catalog)
         typed = TypedReaders(types)
         matches = MatchReader(database, notifier)
-        dispatchers = queue.riders = Dispatchers(
+        dispatchers = queue.steps = Dispatchers(
             database, notifier, schedule=queue.schedule_steps, times=metrics.subscriptions.times
         )
         stack.push_async_callback(_in_time, dispatchers.close, settings.grace_seconds)
@@ -188,7 +188,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         subscriptions = Subscriptions(database, dispatchers, matches, pushes, changes)
         deliveries = Deliveries(subscriptions, dispatchers, matches, shutdown, tracer)
         ingest, runs = (
-            Ingest(catalog, queue, Quotas(database, metrics), loop_time, tracer, Refusals(metrics)),
+            Ingest(catalog, queue, Quotas(database, metrics), loop_time, tracer, RefusalLog(metrics)),
             Runs(database, catalog.thread, metrics.count_runs),
         )
         servicers = {
@@ -336,7 +336,7 @@ async def _background(
     async with AsyncExitStack() as stack:
         _begin(stack, RunTimeouts(database, notifier, metrics, outages))
         _begin(stack, MatchRetention(database, settings.match_retention_seconds, outages))
-        _begin(stack, EventDeletion(database, outages))
+        _begin(stack, EventRetention(database, outages))
         _begin(stack, ProjectDeletion(database, outages))
         _begin(stack, AuditRetention(database, settings.audit_retention_seconds, outages))
         _begin(stack, QuarantineRetention(database, settings.quarantine_retention_seconds, outages))

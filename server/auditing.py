@@ -47,7 +47,7 @@ class AuditedResource:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditNote:
+class AuditedValues:
     """A resource or an effect that has no message of its own; `values` are plain JSON values, without secrets."""
 
     resource_type: str
@@ -74,7 +74,7 @@ class AuditRecorder:
         if old != new:
             self._insert(connection, project_pk, str(uuid7()), old, new)
 
-    def add(self, connection: Connection, project_pk: int, entry_id: str, effect: AuditNote, counted: str) -> None:
+    def add(self, connection: Connection, project_pk: int, entry_id: str, effect: AuditedValues, counted: str) -> None:
         """Write an entry about an effect, or add its number to that of the entry, if there is one of this id.
 
         So there is one entry of a call with several transactions, and each of them has its share in it. `counted` names
@@ -105,7 +105,7 @@ class AuditRecorder:
             occurred_at=now_micros(),
             project_id=project_ids(connection, [project_pk])[project_pk] if project_pk else "",
             key_id=self._call.key_id,
-            api=self._call.door,
+            api=self._call.api,
             request_id=self._call.stored_id,
             action=self._action,
             resource_type=resource.resource_type,
@@ -119,7 +119,7 @@ class AuditRecorder:
     def _described(self, value: Any) -> AuditedResource | None:
         if value is None:
             return None
-        if isinstance(value, AuditNote):
+        if isinstance(value, AuditedValues):
             return AuditedResource(value.resource_type, value.resource_id, msgspec.json.encode(value.values).decode())
         assert self._describe is not None
         return self._describe(value)

@@ -31,7 +31,7 @@ REST: Final = "rest"
 class CallContext(NamedTuple):
     """A call, and who made it.
 
-    `door` is GRPC, CONNECT or the name of a dialect; it is REST for a request whose dialect is not known, and "server"
+    `api` is GRPC, CONNECT or the name of a dialect; it is REST for a request whose dialect is not known, and "server"
     for what the server does by itself. `key_id` is empty for the admin key, and before a key is authenticated;
     `project_id` is empty where there is no project.
     """
@@ -39,7 +39,7 @@ class CallContext(NamedTuple):
     request_id: str
     key_id: str
     project_id: str
-    door: str
+    api: str
 
     @property
     def stored_id(self) -> str:
@@ -60,22 +60,22 @@ def current() -> CallContext:
     return _context.get()
 
 
-def begin_call(given_id: str, door: str) -> str:
+def begin_call(given_id: str, api: str) -> str:
     """Begin to serve a call in the current task, and return its request ID: the given one if it is valid."""
     request_id = given_id if given_id and _valid_id(given_id) else f"{_process}-{next(_numbers):06x}"
-    _context.set(CallContext(request_id, "", "", door))
+    _context.set(CallContext(request_id, "", "", api))
     return request_id
 
 
 def authenticated(key_id: str, project_id: str) -> None:
     """Note the key and the project of the call that the current task serves."""
     call = _context.get()
-    _context.set(CallContext(call.request_id, key_id, project_id, call.door))
+    _context.set(CallContext(call.request_id, key_id, project_id, call.api))
 
 
-def speaks(dialect: str) -> None:
+def set_dialect(dialect: str) -> None:
     """Note the dialect of the request that the current task serves."""
-    _context.set(_context.get()._replace(door=dialect))
+    _context.set(_context.get()._replace(api=dialect))
 
 
 def as_server() -> None:

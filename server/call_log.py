@@ -78,7 +78,7 @@ class CallLog:
         if self.every != 1 and (change or problem) and not (self._changes if change else self._problems).take():
             return
         context = current()
-        facts |= {"request_id": context.request_id, "door": context.door, "ms": round(seconds * 1_000, 2)}
+        facts |= {"request_id": context.request_id, "door": context.api, "ms": round(seconds * 1_000, 2)}
         if context.project_id:
             facts["project"] = context.project_id
         if context.key_id:

@@ -55,7 +55,7 @@ ServiceError                     a SignalboxError
     ├── StorageLate              the database has not confirmed a commit for a while
     ├── StorageReplaced          the database file was deleted or replaced
     ├── StorageUnavailable       the database cannot be reached
-    └── StorageRefused           the database refused a statement, or the server has a defect; the cause is only logged
+    └── InternalError           the database refused a statement, or the server has a defect; the cause is only logged
 
 `reason` is the machine-readable name that callers see; `server.status` gives each its gRPC code. The docstring of an
 error class is its message to callers, unless its constructor makes another; the tree above explains the classes.
@@ -639,7 +639,7 @@ class StorageUnavailable(StorageError):
         super().__init__("" if began else "The database cannot be reached. Nothing was stored; try again shortly")
 
 
-class StorageRefused(StorageError):
+class InternalError(StorageError):
     """Internal error."""
 
     reason = "INTERNAL"

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 
-from server.errors import StorageError, StorageRefused
+from server.errors import InternalError, StorageError
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ _KEPT_DEFECTS: Final = 100
 
 def is_outage(error: Exception) -> bool:
     """Return whether the database itself failed, rather than a statement because of its data."""
-    return isinstance(error, StorageError) and not isinstance(error, StorageRefused)
+    return isinstance(error, StorageError) and not isinstance(error, InternalError)
 
 
 class Outages:

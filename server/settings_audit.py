@@ -7,7 +7,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from server.auditing import AuditNote
+from server.auditing import AuditedValues
 from server.storage.audit_entries import store_settings, stored_settings
 from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
 
@@ -42,8 +42,8 @@ def _record(connection: Connection, record: AuditRecorder, settings: Settings) -
     record(
         connection,
         0,
-        AuditNote("settings", "server", old) if before else None,
-        AuditNote("settings", "server", {name: after[name] for name in sorted(differing & after.keys())}),
+        AuditedValues("settings", "server", old) if before else None,
+        AuditedValues("settings", "server", {name: after[name] for name in sorted(differing & after.keys())}),
     )
     store_settings(connection, after)
 

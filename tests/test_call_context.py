@@ -108,7 +108,7 @@ async def test_a_call_knows_its_key_its_project_and_its_door(
             await service.admin.projects.ListApiKeys(projects_pb2.ListApiKeysRequest(project=shop.project))
         ).api_keys
     }
-    assert [(each.request_id, each.project_id, each.door) for each in seen] == [
+    assert [(each.request_id, each.project_id, each.api) for each in seen] == [
         (GIVEN, shop.project, "grpc"),
         (GIVEN, shop.project, "connect"),
         (GIVEN, shop.project, "resend"),

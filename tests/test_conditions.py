@@ -24,7 +24,7 @@ from tests.support.conditions import conditions, contacts, payloads
 from tests.support.laws import examples
 
 if TYPE_CHECKING:
-    from automation.conditions.errors import ConditionError
+    from automation.conditions.errors import ConditionProblem
 
 STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 NULL, BOOL, INTEGER, DOUBLE, TEXT, LIST, MAP, TIMESTAMP, DURATION = Kind
@@ -47,7 +47,7 @@ PURCHASE = Schema(
 CONDITION_SEEDS = (Path(__file__).parent / "fuzz_seeds" / "conditions.txt").read_text().splitlines()
 
 
-def condition_errors(text: str, schema: Schema | None = None) -> list[ConditionError]:
+def condition_errors(text: str, schema: Schema | None = None) -> list[ConditionProblem]:
     try:
         check(parse(text), schema)
     except ConditionInvalid as refused:

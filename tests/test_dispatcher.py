@@ -119,10 +119,10 @@ class CheckedDispatcher(Dispatcher):
         self._check(settlements, [take_over.take_over for take_over in step.take_overs])
         return step
 
-    def put_back(self, step: StepInProgress) -> None:
+    def requeue(self, step: StepInProgress) -> None:
         self._untaken[:0] = [settlement for group in step.submitted for settlement in group.settlements]
         self._undelivered |= {name for returned in step.returned for name in returned.delivery_ids}
-        super().put_back(step)
+        super().requeue(step)
 
     def _check(self, settlements: Sequence[Settlement | Undelivered], take_overs: Sequence[TakeOver]) -> None:
         taken = {id(settlement) for settlement in settlements}
@@ -141,7 +141,7 @@ class Server:
     """The parts of one server that deliver, in virtual time."""
 
     def __init__(
-        self, random: Random, *, shared: bool, group_deliveries: int = GROUP_DELIVERIES, riding: bool = False
+        self, random: Random, *, shared: bool, group_deliveries: int = GROUP_DELIVERIES, piggyback: bool = False
     ) -> None:
         self.random = random
         self.model = ModelSubscription()
@@ -151,12 +151,12 @@ class Server:
         self.group_deliveries = group_deliveries
         self.commits = ModelCommits(self.database, self.model)
         self.model.locked = lambda: shared and random.random() < 0.2
-        self.riding = riding
-        schedule = self.commits.schedule if riding else None
+        self.piggyback = piggyback
+        schedule = self.commits.schedule if piggyback else None
         self.dispatchers = Dispatchers(self.database, self.notifier, schedule)
         self.dispatchers._make = partial(CheckedDispatcher, self)
-        if riding:
-            self.commits.riders = self.dispatchers
+        if piggyback:
+            self.commits.steps = self.dispatchers
         matches: Any = ModelMatches(self.database, random)
         pushes: Any = None
         self.subscriptions = ModelSubscriptions(self.database, self.dispatchers, matches, pushes)
@@ -283,8 +283,8 @@ class Schedule:
         self.random = Random(seed)  # noqa: S311 - it draws schedules
         self.shared = self.random.random() < 0.4
         group_deliveries = self.random.choice((1, 1, 3, GROUP_DELIVERIES))
-        riding = self.random.random() < 0.6
-        self.server = Server(self.random, shared=self.shared, group_deliveries=group_deliveries, riding=riding)
+        piggyback = self.random.random() < 0.6
+        self.server = Server(self.random, shared=self.shared, group_deliveries=group_deliveries, piggyback=piggyback)
         self.server.database.failing = self.random.choice((0, 0, 0.02, 0.1))
         self.streams: list[Stream] = []
         self.calls: set[asyncio.Task[None]] = set()
@@ -334,14 +334,14 @@ class Schedule:
         return [*actions, (self._elsewhere, 6)] if self.shared else actions
 
     def _commit(self) -> None:
-        """Record matches, with all steps that can ride; the notifier hears of them a little later."""
-        if self.server.riding and self.random.random() < 0.8:
-            self.calls.add(asyncio.create_task(self._commit_with_riders()))
+        """Record matches, with the light steps; the notifier hears of them a little later."""
+        if self.server.piggyback and self.random.random() < 0.8:
+            self.calls.add(asyncio.create_task(self._commit_with_steps()))
             return
         self._record()
         later(self.random.random() / 50, self.server.notifier.advance, PROJECT, self.server.model.head)
 
-    async def _commit_with_riders(self) -> None:
+    async def _commit_with_steps(self) -> None:
         head = await self.server.commits.record(self.random.choice((1, 1, 2, 15)))
         self.server.notifier.advance(PROJECT, head)
 

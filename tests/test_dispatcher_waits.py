@@ -11,7 +11,7 @@ from automation.subscriptions.values import Ack, Delivery, DeliveryRequest, Step
 from server.delivery.consumer import Consumer
 from server.delivery.dispatcher import MAX_WAIT_SECONDS, POLL_SECONDS, Dispatcher
 from server.delivery.dispatchers import Dispatchers
-from server.errors import ConsumerReplaced, StorageRefused, StorageUnavailable
+from server.errors import ConsumerReplaced, InternalError, StorageUnavailable
 from tests.support.delivery_model import SECOND, SUBSCRIPTION, set_clock
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -290,7 +290,7 @@ def test_a_step_takes_settlements_until_they_name_enough_deliveries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(StorageUnavailable(), StorageUnavailable), (ValueError("x"), StorageRefused)]
+    ("error", "told"), [(StorageUnavailable(), StorageUnavailable), (ValueError("x"), InternalError)]
 )
 def test_a_step_that_fails_fails_for_all_that_it_was_taken_for(error: Exception, told: type[Exception]) -> None:
     def work() -> None:

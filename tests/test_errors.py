@@ -21,7 +21,7 @@ from registry.errors import SignalboxError
 from server.api.server import GrpcServer
 from server.auth.access import Access
 from server.bridge.app import _error_headers
-from server.errors import InvalidArgument, ProjectNotFound, QueueFull, StorageError, StorageRefused
+from server.errors import InternalError, InvalidArgument, ProjectNotFound, QueueFull, StorageError
 from server.http.errors import HttpError
 from server.model import Rules
 from server.rpc.calls import Calls
@@ -138,7 +138,7 @@ def test_every_error_after_which_a_retry_helps_has_a_time_to_retry(error: type[S
 
 @pytest.mark.parametrize("error", [*leaves(StorageError)], ids=lambda error: error.__name__)
 def test_a_storage_error_says_whether_anything_was_stored(error: type[SignalboxError]) -> None:
-    assert error is StorageRefused or "stored" in made(error).message
+    assert error is InternalError or "stored" in made(error).message
 
 
 # What the caller is told

@@ -13,7 +13,7 @@ from grpc import StatusCode
 from structlog.testing import capture_logs
 
 from server import outages
-from server.errors import StorageBusy, StorageError, StorageFull, StorageLate, StorageRefused, StorageUnavailable
+from server.errors import InternalError, StorageBusy, StorageError, StorageFull, StorageLate, StorageUnavailable
 from server.outages import Outages
 from server.storage.health import DOUBT_SECONDS, FULL_SECONDS, LATE_SECONDS, PROBE_SECONDS, TICK_SECONDS, StorageHealth
 from tests.support.messages import event
@@ -157,7 +157,7 @@ def test_while_commits_fail_quickly_each_send_gets_its_own_reason() -> None:
         with pytest.raises(StorageBusy):
             await watched.health.check()
         watched.health.commit_began(0)
-        watched.health.commit_ended(StorageRefused())
+        watched.health.commit_ended(InternalError())
         await watched.health.check()
 
     in_virtual_time(failing)

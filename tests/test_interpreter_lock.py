@@ -38,7 +38,7 @@ async def database(tmp_path: Path) -> AsyncIterator[SqliteDatabase]:
 
 def loop_time_with_credit() -> LoopTime:
     loop_time = LoopTime()
-    loop_time.giving_way.worked(1.0)
+    loop_time.wait_credit.add(1.0)
     return loop_time
 
 
@@ -78,7 +78,7 @@ async def test_nobody_waits_for_longer_than_there_is_credit() -> None:
     database_thread.take()
     began = perf_counter()
     async with loop_time.slices(LARGE):
-        assert not loop_time.giving_way.has_credit
+        assert not loop_time.wait_credit.available
     assert perf_counter() - began >= interpreter_lock.WAIT_SECONDS
 
 

@@ -14,7 +14,7 @@ from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
-from server import auditing, budgets, call_context, call_log, emails, paging
+from server import auditing, call_context, call_log, emails, paging, payload_checks
 from server.api import open_services
 from server.api import server as grpc_server
 from server.auth import access
@@ -165,13 +165,13 @@ LIMITS = {
     "A page of a list whose size is not stated": number(paging.DEFAULT_SIZE),
     "Rows that a page of a long list examines through an index": number(bounded_pages.EXAMINED_ROWS),
     "Rows that it examines in the order in which they are stored": number(bounded_pages.EXAMINED_LOG_ROWS),
-    "Subscriptions that are served in one commit of events": number(dispatchers.RIDING_STEPS),
+    "Subscriptions that are served in one commit of events": number(dispatchers.PIGGYBACK_STEPS),
     "Subscriptions that are served in one commit of their own, projects in turn": number(dispatchers.GROUP_STEPS),
     "Watchers that are woken at once": number(wake_ups.PORTION),
     "Recent matches of a project in memory": (
         f"{number(recent_matches.RECENT_CHARACTERS, 'characters')}, for {seconds(recent_matches.RECENT_SECONDS)}"
     ),
-    "A response": f"{budgets.MAX_RESPONSE_BYTES:,} bytes",
+    "A response": f"{payload_checks.MAX_RESPONSE_BYTES:,} bytes",
     "Name of an event": number(names.MAX_NAME_LENGTH, "characters"),
     "Name of a property": number(names.MAX_NAME_LENGTH, "characters"),
     "Email address": number(emails.MAX_LENGTH, "characters"),

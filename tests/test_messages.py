@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct, Value
 
 from automation.automations import Automation, AutomationState, EntryRule
-from automation.conditions.errors import ConditionError
+from automation.conditions.errors import ConditionProblem
 from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Verdict
 from automation.matches import Match, MatchKind
@@ -772,7 +772,7 @@ def test_the_test_of_a_condition_is_written_with_all_that_it_found() -> None:
         ConditionTest(
             Verdict.FALSE,
             [clause()],
-            [ConditionError(1, 2, "UNKNOWN_PROPERTY", "It is unknown")],
+            [ConditionProblem(1, 2, "UNKNOWN_PROPERTY", "It is unknown")],
             [Violation("properties.n", "INVALID_PROPERTY_VALUE", "It is none")],
             COERCIONS,
         )

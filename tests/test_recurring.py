@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from server import outages, recurring
-from server.errors import StorageBusy, StorageRefused, StorageUnavailable
+from server.errors import InternalError, StorageBusy, StorageUnavailable
 from server.recurring import Recurring, try_each
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ async def test_an_outage_is_logged_at_its_start_and_at_its_end(monkeypatch: pyte
 
 
 async def test_each_defect_is_logged_with_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    defects = [StorageRefused(), ValueError("7 is no length"), ValueError("8 is no length")]
+    defects = [InternalError(), ValueError("7 is no length"), ValueError("8 is no length")]
     assert await outcomes_logged(defects, monkeypatch) == [("work_failed", "sweeping", True)] * 3
 
 

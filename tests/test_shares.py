@@ -17,7 +17,7 @@ from registry.definitions import NewDefinition
 from registry.errors import DefinitionNotFound
 from registry.schema import Property, PropertyType, Schema
 from server.auth.caller import Caller
-from server.errors import BatchRejected, QueueFull, StorageLate, StorageRefused, StorageUnavailable
+from server.errors import BatchRejected, InternalError, QueueFull, StorageLate, StorageUnavailable
 from server.ingest import commit_queue, group_commit
 from server.ingest.catalog import Catalog
 from server.ingest.commit_queue import (
@@ -283,12 +283,12 @@ async def test_a_part_that_is_refused_is_reported_in_its_own_events(pipeline: In
     await pipeline.send(sent, BatchMode.INDEPENDENT)
     refused = [draft for draft in sent if draft.error is not None]
     assert 0 < len(refused) <= PART_EVENTS
-    assert {type(draft.error) for draft in refused} == {StorageRefused}
+    assert {type(draft.error) for draft in refused} == {InternalError}
     assert refused == sent[-len(refused) :]
     assert {draft.event is None for draft in refused} == {True}
     assert len(await pipeline.stored()) == len(sent) - len(refused)
     poison = drafts(2 * PART_EVENTS, name="poison")
-    with pytest.raises(StorageRefused):
+    with pytest.raises(InternalError):
         await pipeline.send(poison, BatchMode.INDEPENDENT)
 
 

@@ -14,7 +14,7 @@ from server.sharing import loop_time as loop_time_module
 from server.sharing import small_work
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.loop_time import MANY_ARRIVING, MANY_WAITING, LoopTime
-from server.sharing.small_work import CREDIT_SECONDS, GivingWay, SmallWork, others_expected, others_work
+from server.sharing.small_work import CREDIT_SECONDS, SmallWork, WaitCredit, others_expected, others_in_progress
 from server.sharing.work_thread import WorkThread
 from server.storage.postgresql import PostgresDatabase
 from server.storage.sqlite import SqliteDatabase
@@ -53,27 +53,27 @@ class Time:
 @given(st.lists(st.floats(0.000_1, 0.1), min_size=1, max_size=30), st.lists(st.floats(0, 0.1), max_size=30))
 def test_large_work_waits_no_longer_than_it_works(slices: list[float], overslept: list[float]) -> None:
     with pytest.MonkeyPatch.context() as patch, SmallWork(SMALL):
-        time, giving_way = Time(patch, overslept), GivingWay()
+        time, wait_credit = Time(patch, overslept), WaitCredit()
         for worked in slices:
             began = time.now
-            while giving_way.due(LARGE):
-                giving_way.wait_in_thread()
+            while wait_credit.must_wait(LARGE):
+                wait_credit.wait_in_thread()
             assert time.now - began <= CREDIT_SECONDS + time.last
-            giving_way.worked(worked)
+            wait_credit.add(worked)
         # A sleep may last longer than it should; that is made up for by the next slices.
         assert time.now <= sum(slices) + time.last
 
 
 def test_only_the_work_of_others_counts_and_only_while_it_lasts() -> None:
     with SmallWork(SMALL), SmallWork(SERVER):
-        assert others_work(LARGE)
-        assert not others_work(SMALL)
+        assert others_in_progress(LARGE)
+        assert not others_in_progress(SMALL)
         with SmallWork(SMALL), SmallWork(LARGE):
-            assert others_work(LARGE)
-            assert others_work(SMALL)
-        assert others_work(LARGE)
+            assert others_in_progress(LARGE)
+            assert others_in_progress(SMALL)
+        assert others_in_progress(LARGE)
     with SmallWork(SERVER):
-        assert not others_work(LARGE)
+        assert not others_in_progress(LARGE)
 
 
 async def test_no_slice_begins_while_small_work_of_another_project_is_in_progress(
@@ -81,7 +81,7 @@ async def test_no_slice_begins_while_small_work_of_another_project_is_in_progres
 ) -> None:
     monkeypatch.setattr(small_work, "CREDIT_SECONDS", 1e9)
     loop_time = LoopTime()
-    loop_time.giving_way.worked(1e9)
+    loop_time.wait_credit.add(1e9)
     slices: list[int] = []
 
     async def work() -> None:
@@ -103,7 +103,7 @@ async def test_while_many_large_requests_wait_and_calls_arrive_they_wait_for_nob
 ) -> None:
     monkeypatch.setattr(small_work, "CREDIT_SECONDS", 1e9)
     loop_time = LoopTime()
-    loop_time.giving_way.worked(1e9)
+    loop_time.wait_credit.add(1e9)
     monkeypatch.setattr(loop_time_module, "RATE_SECONDS", 1e9)
     done: list[int] = []
 
@@ -126,7 +126,7 @@ async def test_while_many_large_requests_wait_and_calls_arrive_they_wait_for_nob
 
 async def test_a_request_that_is_cancelled_while_it_gives_way_gives_its_turn_back() -> None:
     loop_time = LoopTime()
-    loop_time.giving_way.worked(1e9)
+    loop_time.wait_credit.add(1e9)
 
     async def work() -> None:
         async with loop_time.slices(LARGE):
@@ -155,7 +155,7 @@ async def test_the_thread_gives_way_before_a_slice_and_within_one(monkeypatch: p
         thread.give_way(LARGE)
         steps.append("second half")
 
-    thread._giving_way.worked(1e9)
+    thread._wait_credit.add(1e9)
     working = asyncio.create_task(thread.run(LARGE, work))
     await begun.wait()
     for _ in range(10):
@@ -177,12 +177,12 @@ async def test_a_send_is_small_work_until_it_is_stored(shop: Client, monkeypatch
 
     def submit_and_note(self: GroupCommit, batch: Batch) -> None:
         submit(self, batch)
-        seen.append(others_work(LARGE))
+        seen.append(others_in_progress(LARGE))
 
     monkeypatch.setattr(GroupCommit, "submit", submit_and_note)
     await shop.send()
     assert seen == [True]
-    assert not others_work(LARGE)
+    assert not others_in_progress(LARGE)
 
 
 async def test_transactions_of_deliveries_are_small_work(shop: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ async def test_transactions_of_deliveries_are_small_work(shop: Client, monkeypat
     await engine.close()
     assert seen
     assert all(seen)
-    assert not others_work(LARGE)
+    assert not others_in_progress(LARGE)
 
 
 def watched(run: Any, seen: list[bool]) -> Any:
@@ -208,7 +208,7 @@ def watched(run: Any, seen: list[bool]) -> Any:
     async def run_and_note(self: Database, work: Callable[[Connection], object], **options: bool) -> object:
         def noting(connection: Connection) -> object:
             if current is not SERVER:
-                seen.append(others_work(LARGE))
+                seen.append(others_in_progress(LARGE))
             return work(connection)
 
         current = current_project()

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from server.errors import StorageBusy, StorageRefused, StorageUnavailable
+from server.errors import InternalError, StorageBusy, StorageUnavailable
 from server.storage import sqlite_readers
 from server.storage.sqlite import READERS, SqliteDatabase
 
@@ -133,7 +133,7 @@ async def test_a_snapshot_ends_with_its_read(database: SqliteDatabase, path: Pat
         run("SELECT * FROM number")(connection)
         raise LookupError("not found")
 
-    for work, error in ((fail, LookupError), (run("SELECT * FROM missing"), StorageRefused)):
+    for work, error in ((fail, LookupError), (run("SELECT * FROM missing"), InternalError)):
         with pytest.raises(error):
             await database.read(work, brief=brief)
         await add(database)

@@ -18,11 +18,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from server.errors import (
+    InternalError,
     ServiceError,
     StorageBusy,
     StorageFull,
     StorageReadOnly,
-    StorageRefused,
     StorageUnavailable,
     UnstorableText,
 )
@@ -111,7 +111,7 @@ async def test_a_reader_cannot_write(database: Database) -> None:
 
 
 async def test_a_refused_statement_says_nothing_of_itself(database: Database) -> None:
-    with pytest.raises(StorageRefused) as refused:
+    with pytest.raises(InternalError) as refused:
         await database.write(lambda connection: connection.exec_driver_sql("SELECT * FROM secret_table"))
     assert refused.value.message == "Internal error"
     assert "secret_table" in str(refused.value.__cause__)
@@ -165,7 +165,7 @@ async def test_a_transaction_whose_commit_fails_leaves_none_open(database: Datab
 
     try:
         for key in (2, 3):
-            with pytest.raises(StorageRefused):
+            with pytest.raises(InternalError):
                 await database.write(orphan)
             await database.write(lambda connection, key=key: connection.exec_driver_sql(head % key))  # type: ignore[misc]
         kept = await database.read(lambda connection: connection.exec_driver_sql(rows).fetchall())
@@ -241,7 +241,7 @@ async def test_a_database_held_by_another_process_is_busy(shop: Client, store: S
         *(("22021", UnstorableText), ("22P05", UnstorableText), ("53100", StorageFull), ("25006", StorageReadOnly)),
         *((code, StorageBusy) for code in ("40001", "40P01", "55P03", "57014")),
         *((code, StorageUnavailable) for code in ("", "08006", "25P03", "25P04", "53300", "57P01", "57P03")),
-        *((code, StorageRefused) for code in ("22003", "23505", "25001", "42P01", "XX000")),
+        *((code, InternalError) for code in ("22003", "23505", "25001", "42P01", "XX000")),
     ],
 )
 def test_a_code_of_postgresql_has_one_meaning(code: str, meaning: type[ServiceError]) -> None:
@@ -265,7 +265,7 @@ class DriverError(Exception):
         *(("FULL", StorageFull), ("READONLY_DBMOVED", StorageReadOnly), ("PERM", StorageReadOnly)),
         *((name, StorageBusy) for name in ("BUSY", "BUSY_SNAPSHOT", "LOCKED", "INTERRUPT")),
         *((name, StorageUnavailable) for name in ("IOERR_FSYNC", "CANTOPEN", "CORRUPT", "NOTADB")),
-        *((name, StorageRefused) for name in ("ERROR", "CONSTRAINT_UNIQUE", "TOOBIG")),
+        *((name, InternalError) for name in ("ERROR", "CONSTRAINT_UNIQUE", "TOOBIG")),
     ],
 )
 def test_a_code_of_sqlite_has_one_meaning(name: str, meaning: type[ServiceError]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from automation.conditions.compiling import FUNCTIONS
-from automation.conditions.errors import ConditionError
+from automation.conditions.errors import ConditionProblem
 from automation.conditions.nodes import (
     CONTACT,
     EVENT,
@@ -109,7 +109,7 @@ class _Checker:
     def __init__(self, text: str, schema: Schema | None) -> None:
         self._text = text
         self._root = Type(OBJECT) if schema is None else object_type(schema.properties, schema.unknown_properties)
-        self.errors: list[ConditionError] = []
+        self.errors: list[ConditionProblem] = []
 
     def boolean(self, node: Node, scope: Mapping[str, Type]) -> None:
         """Check a part that must be true or false."""
@@ -284,4 +284,4 @@ class _Checker:
         self._error(node, "TYPE_MISMATCH", message)
 
     def _error(self, node: Node, reason: str, message: str) -> None:
-        self.errors.append(ConditionError.at(self._text, node.start, reason, message))
+        self.errors.append(ConditionProblem.at(self._text, node.start, reason, message))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class ConditionError:
+class ConditionProblem:
     """One error in the text of a condition; line and column are in characters, both from 1.
 
     `reason` is UPPER_SNAKE for programs and `message` a sentence for people. It is a value, not an exception:
@@ -19,7 +19,7 @@ class ConditionError:
     message: str
 
     @classmethod
-    def at(cls, text: str, offset: int, reason: str, message: str) -> ConditionError:
+    def at(cls, text: str, offset: int, reason: str, message: str) -> ConditionProblem:
         """Return an error at an offset into the text."""
         return cls(*line_and_column(text, offset), reason, message)
 

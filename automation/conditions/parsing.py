@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedToken, v_args
 
-from automation.conditions.errors import ConditionError
+from automation.conditions.errors import ConditionProblem
 from automation.conditions.literals import read_double, read_int, read_string
 from automation.conditions.nodes import (
     ROOTS,
@@ -118,12 +118,12 @@ def parse(text: str) -> Expression:
     """
     if len(text) > MAX_LENGTH:
         message = f"A condition may have at most {MAX_LENGTH:,} characters; this one has {len(text):,}"
-        raise ConditionInvalid([ConditionError(1, 1, "TOO_LONG", message)])
+        raise ConditionInvalid([ConditionProblem(1, 1, "TOO_LONG", message)])
     if not text.strip():
         return Expression(text, Literal(start=0, end=0, value=True))
     root = _tree(text)
     if errors := list(name_errors(root)):
-        raise ConditionInvalid([ConditionError.at(text, *error) for error in errors])
+        raise ConditionInvalid([ConditionProblem.at(text, *error) for error in errors])
     return Expression(text, root)
 
 
@@ -139,7 +139,7 @@ def _tree(text: str) -> Node:
     try:
         return _limited(_parser()(text))
     except _Refused as refused:
-        raise ConditionInvalid([ConditionError.at(text, *refused.error)]) from None
+        raise ConditionInvalid([ConditionProblem.at(text, *refused.error)]) from None
     except UnexpectedCharacters as unexpected:
         offset = unexpected.pos_in_stream or 0
         character = text[offset]
@@ -150,7 +150,7 @@ def _tree(text: str) -> Node:
         ended = unexpected.token.type == "$END"
         offset = len(text.rstrip()) if ended else _span(unexpected.token)[0]
         message = "The condition is incomplete" if ended else _unexpected(str(unexpected.token))
-    raise ConditionInvalid([ConditionError.at(text, offset, "SYNTAX_ERROR", message)])
+    raise ConditionInvalid([ConditionProblem.at(text, offset, "SYNTAX_ERROR", message)])
 
 
 def _unexpected(text: str) -> str:

@@ -37,14 +37,14 @@ def list_parked(
     selection: ParkedSelection,
     limit: int,
     before: tuple[int, int] | None = None,
-    edge: tuple[int, int] | None = None,
+    last_examined: tuple[int, int] | None = None,
 ) -> list[ParkedMatch]:
-    """List parked matches, the last parked first, after a (parked_at, position), up to and including an edge."""
+    """List parked matches, the last parked first, after a (parked_at, position) up to `last_examined`."""
     query = select(subscription_parked).where(_selected(connection, subscription, selection))
     if before is not None:
         query = query.where(before > _PARKED_PLACE)
-    if edge is not None:
-        query = query.where(edge <= _PARKED_PLACE)
+    if last_examined is not None:
+        query = query.where(last_examined <= _PARKED_PLACE)
     query = query.order_by(_parked.parked_at.desc(), _parked.match_position.desc()).limit(limit)
     rows = connection.execute(query).all()
     matches = matches_at(connection, subscription.project_pk, [row.match_position for row in rows])
@@ -61,7 +61,7 @@ def list_parked(
     ]
 
 
-def parked_edge(
+def last_examined_position(
     connection: Connection, subscription: Subscription, selection: ParkedSelection, before: tuple[int, int] | None
 ) -> tuple[int, int] | None:
     """Return the last (parked_at, position) that a page after `before` may examine; None if it may examine all.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from server.outages import Outages
     from server.storage.database import Database
-    from server.storage.event_retention import EventRetention
+    from server.storage.event_retention import RetentionPeriods
 
 log = structlog.get_logger()
 
@@ -53,12 +53,12 @@ class _Period:
     """Of these, the ones up to this position were examined again, to delete those that are no longer in use."""
 
 
-class EventDeletion:
+class EventRetention:
     """The task that deletes the events of all projects when they are due."""
 
     def __init__(self, database: Database, outages: Outages) -> None:
         self._database = database
-        self._retentions: dict[int, EventRetention] = {}
+        self._retentions: dict[int, RetentionPeriods] = {}
         self._periods: dict[int, list[_Period]] = {}
         self._deleted = 0
         self._task = Recurring("event_retention", self._delete_all, outages, wait_seconds=SETTLING_SECONDS)
@@ -82,7 +82,7 @@ class EventDeletion:
             log.info("events_deleted", count=self._deleted, reason="retention")
         return min([LOOK_SECONDS, *(period.micros / 1_000_000 for period in periods)])
 
-    def _update(self, retentions: dict[int, EventRetention]) -> None:
+    def _update(self, retentions: dict[int, RetentionPeriods]) -> None:
         """Take over the retentions of all projects. After a change, the events of a project are examined again."""
         for project_pk in self._retentions.keys() - retentions.keys():
             del self._periods[project_pk]

@@ -9,7 +9,7 @@ import structlog
 from server.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
-from server.storage.project_deletion import delete_some, deleted_projects
+from server.storage.project_deletion import delete_portion, deleted_projects
 
 if TYPE_CHECKING:
     from server.outages import Outages
@@ -51,6 +51,6 @@ class ProjectDeletion:
         more = True
         while more:
             more = await write_paced(
-                self._database, lambda connection: delete_some(connection, project_pk, project_id, STEP_ROWS)
+                self._database, lambda connection: delete_portion(connection, project_pk, project_id, STEP_ROWS)
             )
         log.info("project_deleted", project=project_id)

@@ -35,9 +35,9 @@ from server.bridge.messages import Request, Response
 from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
-from server.call_context import REQUEST_ID, REST, begin_call, speaks
+from server.call_context import REQUEST_ID, REST, begin_call, set_dialect
 from server.call_log import SLOW_SECONDS, CallLog
-from server.errors import KeyInvalid, KeyMissing, Stopping, StorageRefused
+from server.errors import InternalError, KeyInvalid, KeyMissing, Stopping
 from server.http.body import ClientGone, decode_body, read_body, small_body
 from server.http.errors import (
     BodiesTooLarge,
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from server.bridge.dialect import RestDialect
     from server.bridge.operations import Services
     from server.bridge.routes import Route
-    from server.bridge.system_pages import Page, SystemPages
+    from server.bridge.system_pages import SystemPage, SystemPages
     from server.http.body import Bodies
     from server.metrics import Metrics
 
@@ -252,7 +252,7 @@ class Bridge:
             self._ended.add(task)
             task.cancel()
 
-    async def _page(self, exchange: _Exchange) -> Page:
+    async def _page(self, exchange: _Exchange) -> SystemPage:
         """Return a page of the system. Raise KeyInvalid and AdminRequired for metrics with another key."""
         if exchange.path == METRICS_PATH and b"authorization" in exchange.headers:
             caller = await self._access.authenticate_secret(secret_of(exchange.headers))
@@ -311,7 +311,7 @@ class Bridge:
         mount = self._mounts.get(caller.dialect)
         if mount is None or named not in {None, mount} or not key_header_allowed(mount.dialect, exchange.headers):
             raise KeyInvalid
-        speaks(mount.dialect.name.value)
+        set_dialect(mount.dialect.name.value)
         exchange.mount = mount
         exchange.response_headers = mount.dialect.headers
         return caller, mount
@@ -355,7 +355,7 @@ class Bridge:
             log.error("request_failed", method=exchange.method, route=route, exc_info=error)
         elif isinstance(error, (BodiesTooLarge, TooManyReads)):
             self._metrics.count_refused(error.reason)
-        elif isinstance(error, StorageRefused):
+        elif isinstance(error, InternalError):
             log.error("storage_refused", exc_info=error.__cause__)
         dialects = [exchange.mount.dialect] if exchange.mount else likely_dialects(exchange.headers, exchange.path)
         if not dialects:

@@ -14,8 +14,8 @@ from registry.personal import is_kept_personal, keep_personal
 from registry.schema import Schema, UnknownProperties
 from registry.store import MAX_LIVE_DEFINITIONS
 from server.bridge.fields import is_uuid
-from server.budgets import CONTACT_BUDGET, storable_json
 from server.paging import PageRequest
+from server.payload_checks import CONTACT_BUDGET, storable_json
 from server.services.contacts import ContactRef
 
 if TYPE_CHECKING:

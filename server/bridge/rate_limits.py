@@ -19,7 +19,7 @@ Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Quota:
+class RateLimitState:
     """The quota of a key: `limit` requests per window, `remaining` of them unused, full again in `reset_seconds`."""
 
     limit: int
@@ -42,22 +42,22 @@ class RateLimit:
 
     requests: int
     seconds: float
-    headers: Callable[[Quota], Headers] = lambda _: ()
+    headers: Callable[[RateLimitState], Headers] = lambda _: ()
     fixed: bool = False
     reads: int | None = None
 
 
-def ratelimit_headers(quota: Quota) -> Headers:
+def ratelimit_headers(state: RateLimitState) -> Headers:
     """Return `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset` (seconds), as the IETF draft has them."""
     return (
-        (b"ratelimit-limit", b"%d" % quota.limit),
-        (b"ratelimit-remaining", b"%d" % quota.remaining),
-        (b"ratelimit-reset", b"%d" % quota.reset_seconds),
+        (b"ratelimit-limit", b"%d" % state.limit),
+        (b"ratelimit-remaining", b"%d" % state.remaining),
+        (b"ratelimit-reset", b"%d" % state.reset_seconds),
     )
 
 
 class RateLimiter:
-    """Counts the requests of each key; unless `enforced`, no request is counted and headers show a full quota."""
+    """Counts the requests of each key; unless `enforced`, no request is counted and headers show a full state."""
 
     def __init__(self, limit: RateLimit, *, enforced: bool) -> None:
         self._limit = limit
@@ -70,16 +70,16 @@ class RateLimiter:
         reading = limit.reads is not None and route is not None and route.method == "GET"
         allowed = limit.reads if reading and limit.reads is not None else limit.requests
         if not self._enforced:
-            return limit.headers(Quota(allowed, allowed, math.ceil(limit.seconds)))
+            return limit.headers(RateLimitState(allowed, allowed, math.ceil(limit.seconds)))
         counter = (key_id,) if limit.reads is None or route is None else (key_id, route.method, route.path)
         now = monotonic()
         taken = self._taken.setdefault(counter, deque(maxlen=max(allowed, 1)))
         self._expire(taken, now)
         if len(taken) < allowed:
             taken.append(now)
-            return limit.headers(Quota(allowed, allowed - len(taken), self._reset(taken, now)))
+            return limit.headers(RateLimitState(allowed, allowed - len(taken), self._reset(taken, now)))
         wait = self._reset(taken, now)
-        raise RateLimited(wait, limit.headers(Quota(allowed, 0, wait)))
+        raise RateLimited(wait, limit.headers(RateLimitState(allowed, 0, wait)))
 
     def _expire(self, taken: deque[float], now: float) -> None:
         """Remove requests that have left the window; a fixed window ends as a whole."""

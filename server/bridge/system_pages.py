@@ -35,7 +35,7 @@ _JSON: Final = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class SystemPage:
     """A response with its encoded content and media type."""
 
     status: int
@@ -68,8 +68,8 @@ class SystemPages:
         self._stopping = stopping
         self._dialects = dialects
         self._rpcs = rpcs
-        self._dialect_documents: dict[str, Page] = {}
-        self.pages: Mapping[str, Callable[[], Awaitable[Page]]] = {
+        self._dialect_documents: dict[str, SystemPage] = {}
+        self.pages: Mapping[str, Callable[[], Awaitable[SystemPage]]] = {
             "/": self._index,
             "/healthz": self._health,
             "/readyz": self._readiness,
@@ -78,19 +78,19 @@ class SystemPages:
             **{document_path(dialect): partial(self._dialect_openapi, dialect) for dialect in dialects},
         }
 
-    async def page(self, path: str) -> Page:
+    async def page(self, path: str) -> SystemPage:
         """Return the page at one of the paths in `pages`."""
         return await self.pages[path]()
 
-    async def _index(self) -> Page:
+    async def _index(self) -> SystemPage:
         mounts = {dialect.name.value: f"/{dialect.name}" for dialect in self._dialects}
         return _json(200, {"service": "signalbox", "pages": sorted(self.pages), "dialects": mounts})
 
-    async def _health(self) -> Page:
+    async def _health(self) -> SystemPage:
         """Report that the process is running."""
         return _json(200, {"status": "ok"})
 
-    async def _readiness(self) -> Page:
+    async def _readiness(self) -> SystemPage:
         """Report whether an event can be stored now, and no shutdown has begun."""
         if self._stopping.is_set():
             return _json(503, {"status": "stopping"})
@@ -103,26 +103,26 @@ class SystemPages:
             return _json(503, {"status": "database unavailable"})
         return _json(200, {"status": "ready"})
 
-    async def _metrics_page(self) -> Page:
-        return Page(200, await self.metrics_page.render(by_project=False), MEDIA_TYPE)
+    async def _metrics_page(self) -> SystemPage:
+        return SystemPage(200, await self.metrics_page.render(by_project=False), MEDIA_TYPE)
 
-    async def complete_metrics(self) -> Page:
+    async def complete_metrics(self) -> SystemPage:
         """Return the metrics with those of each project, which are for operators only."""
-        return Page(200, await self.metrics_page.render(by_project=True), MEDIA_TYPE)
+        return SystemPage(200, await self.metrics_page.render(by_project=True), MEDIA_TYPE)
 
-    async def _openapi(self) -> Page:
+    async def _openapi(self) -> SystemPage:
         return self._document
 
-    async def _dialect_openapi(self, dialect: RestDialect) -> Page:
+    async def _dialect_openapi(self, dialect: RestDialect) -> SystemPage:
         page = self._dialect_documents.get(dialect.name)
         if page is None:
             page = self._dialect_documents[dialect.name] = _json(200, dialect_document(dialect))
         return page
 
     @cached_property
-    def _document(self) -> Page:
+    def _document(self) -> SystemPage:
         return _json(200, document(self._dialects, *self._rpcs()))
 
 
-def _json(status: int, body: Any) -> Page:
-    return Page(status, msgspec.json.encode(body))
+def _json(status: int, body: Any) -> SystemPage:
+    return SystemPage(status, msgspec.json.encode(body))

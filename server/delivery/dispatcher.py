@@ -36,11 +36,11 @@ the version is the same:
 The request of a stream changes only its capacity, so it does not matter whether it arrives before, during or after a
 step: it makes a step due unless the log is known to be exhausted.
 
-Steps ride with the group commit (`server.ingest.riders`) where there is one. A step that is due waits for a group of
-steps (`Steps`); on a shared database it takes a transaction of its own, beside the commits. And a light step is taken,
-due or not, as a part of the commit that records matches for consumers with capacity: if the log was exhausted, it reads
-nothing, else a few matches. One step is in progress at a time (`_stepping`); a step that rode without success is taken
-again.
+Where there is a group commit, steps are taken in its transactions (`server.ingest.piggyback`). A step that is due waits
+for a group of steps (`StepScheduler`); on a shared database it takes a transaction of its own, beside the commits. And
+a light step is taken, due or not, in the commit that records matches for consumers with capacity: if the log was
+exhausted, it reads nothing, else a few matches. One step is in progress at a time (`_stepping`); a step whose
+transaction was rolled back is requeued.
 
     commit     stores events and matches, then the step
     the loop   `GroupCommit._keep`, `end` of each step, then the senders are answered
@@ -67,7 +67,7 @@ from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeO
 from server.call_context import as_server
 from server.clock import database_now, transaction_time
 from server.delivery.steps import PendingSettlements, PendingTakeOver, StepInProgress
-from server.errors import ConsumerReplaced, ServiceError, StorageRefused, SubscriptionPushes
+from server.errors import ConsumerReplaced, InternalError, ServiceError, SubscriptionPushes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -86,8 +86,8 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-RIDE_DELIVERIES: Final = 500
-"""A step that names more deliveries does not ride with events, whose senders would wait for it."""
+PIGGYBACK_DELIVERIES: Final = 500
+"""A step that names more deliveries is not taken in a commit of events, whose senders would wait for it."""
 
 GROUP_DELIVERIES: Final = 5_000
 """A step takes nothing more from the queue once its settlements name this many deliveries, which bounds its time."""
@@ -102,7 +102,7 @@ _MIN_WAIT_SECONDS: Final = 0.001
 _HOUR: Final = 3_600.0
 
 
-class Steps(Protocol):
+class StepScheduler(Protocol):
     """Where the steps of a server that are due wait for a transaction."""
 
     async def take(self, dispatcher: Dispatcher) -> None:
@@ -119,7 +119,7 @@ class Dispatcher:
         notifier: MatchNotifier,
         subscription: Subscription,
         *,
-        steps: Steps | None = None,
+        steps: StepScheduler | None = None,
         times: DeliveryTimes | None = None,
     ) -> None:
         self.subscription = subscription
@@ -307,7 +307,7 @@ class Dispatcher:
             step.end()
 
     @property
-    def can_ride(self) -> bool:
+    def can_piggyback(self) -> bool:
         """True if a step with the matches of a commit is light, and of use to a consumer."""
         if self._stepping or self._step_requested:
             return False
@@ -321,7 +321,7 @@ class Dispatcher:
             if isinstance(pending, PendingSettlements)
             for settlement in pending.settlements
         )
-        return named <= RIDE_DELIVERIES
+        return named <= PIGGYBACK_DELIVERIES
 
     def begin(self) -> StepInProgress:
         """Begin a step: with all consumers, and with the part of the queue that one step takes."""
@@ -356,7 +356,7 @@ class Dispatcher:
             self._end_others()
         self._deliver(step.consumers, step.requests, result)
 
-    def put_back(self, step: StepInProgress) -> None:
+    def requeue(self, step: StepInProgress) -> None:
         """Take a step again that was not committed, with what it had taken from the queue."""
         self._over()
         self._queue[:0] = step.pending
@@ -371,7 +371,7 @@ class Dispatcher:
 
     def run_step(self, connection: Connection, step: StepInProgress, recorded: Recorded | None) -> StepResult:
         """Take a step in a transaction, which has `recorded` matches if it is a group commit."""
-        riding = {} if recorded is None else {"recorded": recorded}
+        with_recorded = {} if recorded is None else {"recorded": recorded}
         return self._take_step(
             connection,
             subscription_key=self.subscription.key,
@@ -380,7 +380,7 @@ class Dispatcher:
             requests=step.requests,
             take_overs=[take_over.take_over for take_over in step.take_overs],
             bounds=step.bounds,
-            **riding,
+            **with_recorded,
         )
 
     def _over(self) -> None:
@@ -442,7 +442,7 @@ class Dispatcher:
         """
         if not isinstance(error, (AutomationError, ServiceError)):
             log.error("dispatch_failed", exc_info=error)
-            error = StorageRefused()
+            error = InternalError()
         for pending in work:
             if not pending.done.done():
                 pending.done.set_exception(error)

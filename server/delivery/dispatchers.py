@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from server.metrics.subscriptions import DeliveryTimes
     from server.storage.database import Database
 
-RIDING_STEPS: Final = 8
-"""The most steps that ride with a commit of events, whose senders wait for them. The others wait for their own turn."""
+PIGGYBACK_STEPS: Final = 8
+"""The most steps in a commit of events, whose senders wait for them. The others wait for a group of their own."""
 
 GROUP_STEPS: Final = 32
 """The most steps of one transaction. Those of all projects are taken in turn."""
 
 
 class Dispatchers:
-    """The dispatchers of the subscriptions in use. They are the `server.ingest.riders.Riders` of the group commit."""
+    """The dispatchers of the subscriptions in use: the `server.ingest.piggyback.StepSource` of the group commit."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Dispatchers:
         self._tasks: set[asyncio.Task[None]] = set()
         self._schedule = schedule
         self._due: dict[Dispatcher, asyncio.Future[None]] = {}
-        self._line: FairQueue[Dispatcher] = FairQueue()  # of those that are due, and of some that have ridden since
+        self._line: FairQueue[Dispatcher] = FairQueue()  # of those that are due, and of some whose step has begun since
 
     @contextmanager
     def used(self, current: Subscription) -> Iterator[Dispatcher]:
@@ -64,7 +64,7 @@ class Dispatchers:
         dispatcher = self._by_key.get(current.key)
         if dispatcher is None:
             dispatcher = self._by_key[current.key] = self._make(
-                self._database, self._notifier, current, **self._riding(), **self._timing(current)
+                self._database, self._notifier, current, **self._scheduling(), **self._timing(current)
             )
             self._by_project[current.project_pk].append(dispatcher)
             on_end = partial(self._remove, current)
@@ -84,7 +84,7 @@ class Dispatchers:
         if not dispatchers:
             del self._by_project[current.project_pk]
 
-    def _riding(self) -> dict[str, Any]:
+    def _scheduling(self) -> dict[str, Any]:
         """Return the arguments of a dispatcher whose steps wait for the group commit.
 
         On a shared database they do not: other servers may hold a subscription's row, and its transactions run beside
@@ -109,17 +109,17 @@ class Dispatchers:
         """True if steps wait for a transaction."""
         return bool(self._due)
 
-    def board(self, project_pks: Collection[int]) -> Sequence[StepInProgress]:
-        """Begin the light steps that can be taken with a commit of events of these projects, up to RIDING_STEPS."""
+    def begin_light(self, project_pks: Collection[int]) -> Sequence[StepInProgress]:
+        """Begin the light steps that can be taken with a commit of events of these projects, up to PIGGYBACK_STEPS."""
         able = (
             dispatcher
             for project_pk in project_pks
             for dispatcher in self._by_project.get(project_pk, ())
-            if dispatcher.can_ride
+            if dispatcher.can_piggyback
         )
-        return [self._begin(dispatcher) for dispatcher in islice(able, RIDING_STEPS)]
+        return [self._begin(dispatcher) for dispatcher in islice(able, PIGGYBACK_STEPS)]
 
-    def board_due(self) -> Sequence[StepInProgress]:
+    def begin_due(self) -> Sequence[StepInProgress]:
         """Begin steps that are due, as many as one transaction takes, projects in turn."""
         steps: list[StepInProgress] = []
         work = 0

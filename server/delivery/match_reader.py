@@ -14,10 +14,10 @@ from automation.automation_store import automations_by_key
 from automation.match_log import READ_LIMIT, log_start, match_id_at, read_filtered
 from automation.subscriptions.values import MatchFilter
 from registry.unreadable_rows import UNREADABLE, describe_error
-from server.budgets import MAX_RESPONSE_BYTES
 from server.delivery.heartbeats import heartbeat_time
 from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
+from server.payload_checks import MAX_RESPONSE_BYTES
 from server.storage.events import event_sizes, events_at
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.matches import Match
     from server.delivery.match_notifier import MatchNotifier
-    from server.delivery.recent_matches import Moment
+    from server.delivery.recent_matches import LoadStamp
     from server.delivery.start_points import StartPoint
     from server.storage.database import Database
 
@@ -118,12 +118,12 @@ class MatchReader:
             characters.append(recent.characters + _characters(recent.automation))
         return found[: _fitting_count(characters, texts or [""] * len(found))]
 
-    def moment(self) -> Moment:
-        """Return the current moment, to be taken before matches are loaded."""
-        return self._notifier.recent.moment()
+    def load_stamp(self) -> LoadStamp:
+        """Return the current stamp, to be taken before matches are loaded."""
+        return self._notifier.recent.load_stamp()
 
-    def may_have_changed(self, since: Moment) -> bool:
-        """Return whether matches loaded at a moment may have changed since: their contact may have been erased."""
+    def may_have_changed(self, since: LoadStamp) -> bool:
+        """Return whether matches loaded at a stamp may have changed since: their contact may have been erased."""
         return self._notifier.recent.may_have_changed(since, shared=self._database.shared)
 
     def _recent_update(self, project_pk: int, query: WatchQuery, after: Place, epoch: int) -> WatchUpdate | None:

@@ -43,7 +43,7 @@ class LoadedMatch(NamedTuple):
     event: Event
 
 
-class Moment(NamedTuple):
+class LoadStamp(NamedTuple):
     """When matches were loaded, or began to be: the version of what is in memory, and the time."""
 
     version: int
@@ -115,12 +115,12 @@ class RecentMatches:
         self.version += 1
         self._tails.pop(project_pk, None)
 
-    def moment(self) -> Moment:
-        """Return the current moment."""
-        return Moment(self.version, monotonic())
+    def load_stamp(self) -> LoadStamp:
+        """Return the current stamp."""
+        return LoadStamp(self.version, monotonic())
 
-    def may_have_changed(self, since: Moment, *, shared: bool) -> bool:
-        """Return whether matches may have changed since a moment, by other servers too if the database is shared."""
+    def may_have_changed(self, since: LoadStamp, *, shared: bool) -> bool:
+        """Return whether matches may have changed since a stamp, by other servers too if the database is shared."""
         return since.version != self.version or (shared and monotonic() - since.at > HELD_SECONDS)
 
     def find(self, project_pk: int, match: Match) -> RecentMatch | None:

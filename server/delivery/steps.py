@@ -1,9 +1,9 @@
 """A step of a subscription: the work that it took from the dispatcher, and its transaction.
 
 begin      the dispatcher takes the waiting settlements, returns, takeovers and requests
-run        in a transaction of its own, or in one with others (`server.ingest.riders`), which may be repeated
+run        in a transaction of its own, or in one with others (`server.ingest.piggyback`), which may be repeated
 end        the transaction is durable: the dispatcher hands out the results
-put back   it was rolled back for another reason, or the subscription was locked: the dispatcher takes a step again
+requeue    it was rolled back for another reason, or the subscription was locked: the dispatcher takes a step again
 fail       the step failed, or may or may not be stored
 """
 
@@ -69,7 +69,7 @@ class PendingTakeOver:
     done: asyncio.Future[list[str]]
 
 
-class Stepping(Protocol):
+class StepOwner(Protocol):
     """What a step needs of its dispatcher: it runs the step, and is notified of the result."""
 
     subscription: Subscription
@@ -82,7 +82,7 @@ class Stepping(Protocol):
         """Hand out the results of a step, once it is durable."""
         ...
 
-    def put_back(self, step: StepInProgress) -> None:
+    def requeue(self, step: StepInProgress) -> None:
         """Take a step again that was not committed."""
         ...
 
@@ -92,11 +92,11 @@ class Stepping(Protocol):
 
 
 class StepInProgress:
-    """A step that has begun, with the work that it took. It is a `server.ingest.riders.Rider`."""
+    """A step that has begun, with the work that it took. It is a `server.ingest.piggyback.PiggybackedStep`."""
 
     def __init__(
         self,
-        dispatcher: Stepping,
+        dispatcher: StepOwner,
         pending: Sequence[PendingSettlements | PendingTakeOver],
         returned: Sequence[Undelivered],
         consumers: Sequence[Consumer],
@@ -145,13 +145,13 @@ class StepInProgress:
         if self._error is not None:
             self.fail(self._error)
         elif self._result is None:
-            self.put_back()
+            self.requeue()
         else:
             self._dispatcher.end(self, self._result)
 
-    def put_back(self) -> None:
+    def requeue(self) -> None:
         """Take the step again, in a transaction of its own."""
-        self._dispatcher.put_back(self)
+        self._dispatcher.requeue(self)
 
     def fail(self, error: Exception) -> None:
         """Report an error to the consumers and submitters whose work the step took."""

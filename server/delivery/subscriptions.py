@@ -13,7 +13,7 @@ from automation.subscriptions import parked_matches, push_store, store
 from automation.subscriptions.push import PushChanges, change_push, make_secret
 from automation.subscriptions.values import SubscriptionStats
 from registry.timestamps import now_micros
-from server.auditing import AuditedChanges, AuditNote
+from server.auditing import AuditedChanges, AuditedValues
 from server.clock import transaction_time
 from server.delivery.start_points import resolve_start
 from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
@@ -255,18 +255,20 @@ class Subscriptions:
 
         def read(connection: Connection) -> tuple[Sequence[ParkedMatch], tuple[int, int] | None]:
             current = store.get_subscription(connection, project_pk, subscription)
-            edge = parked_matches.parked_edge(connection, current, selection, before)
-            return parked_matches.list_parked(connection, current, selection, limit + 1, before, edge), edge
+            last_examined = parked_matches.last_examined_position(connection, current, selection, before)
+            return parked_matches.list_parked(
+                connection, current, selection, limit + 1, before, last_examined
+            ), last_examined
 
-        parked, edge = await self._database.read(read)
+        parked, last_examined = await self._database.read(read)
         loaded = await self._reader.load(project_pk, [parked_match.match for parked_match in parked[:limit]])
         page = list(zip(parked, loaded, strict=False))
         return request.page(
             page,
             filters,
             lambda item: (item[0].parked_at, item[0].match.position),
-            more=len(page) < len(parked) or edge is not None,
-            resume=edge if len(page) == len(parked) else None,
+            more=len(page) < len(parked) or last_examined is not None,
+            resume=last_examined if len(page) == len(parked) else None,
         )
 
     async def replay_parked(
@@ -311,7 +313,7 @@ class Subscriptions:
 
         def work(connection: Connection, record: AuditRecorder) -> int:
             count = move(connection, current)
-            moved = AuditNote("subscription", current.id, {"name": current.name, "parkedMatchCount": count})
+            moved = AuditedValues("subscription", current.id, {"name": current.name, "parkedMatchCount": count})
             record(connection, project_pk, None, moved if count else None)
             return count
 

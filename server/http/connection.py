@@ -26,7 +26,7 @@ import httptools
 from server.http.body_framing import ChunkedBody, SizedBody
 from server.http.connections import HttpConnections, address_of, file_of
 from server.http.exchange import HttpExchange
-from server.http.framing import Malformed, RequestTooSlow, body_length, last_response, refusal
+from server.http.framing import HeadTooSlow, Malformed, body_length, last_response, refusal
 from server.http.head import RequestHead, asgi_scope
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self.transport.abort()
         elif now >= self._deadline:
             if self._head is not None:
-                self._refuse(RequestTooSlow(f"The request head was not received within {HEAD_SECONDS:g} seconds"))
+                self._refuse(HeadTooSlow(f"The request head was not received within {HEAD_SECONDS:g} seconds"))
             else:
                 self._close()
 

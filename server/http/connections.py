@@ -59,7 +59,7 @@ _IPV6_NETWORK: Final = 64
 """The size of the networks that providers give to one customer."""
 
 
-class Connection(Protocol):
+class TrackedConnection(Protocol):
     """A connection, as it is counted."""
 
     address: str
@@ -123,9 +123,9 @@ class HttpConnections:
         self.buffer = memoryview(bytearray(READ_BYTES))
         self._limits = limits or ConnectionLimits()
         self._metrics = metrics
-        self._open: dict[Connection, None] = {}
-        self._leaving: dict[Connection, None] = {}  # refused, or closed to make room; not counted any more
-        self._pipelined: deque[Connection] = deque()
+        self._open: dict[TrackedConnection, None] = {}
+        self._leaving: dict[TrackedConnection, None] = {}  # refused, or closed to make room; not counted any more
+        self._pipelined: deque[TrackedConnection] = deque()
         self._heads = 0  # bytes of unfinished heads
         self._by_address: Counter[str] = Counter()
         self._none_idle: set[str] = set()  # the addresses, empty for all, searched in vain since the last check
@@ -146,7 +146,7 @@ class HttpConnections:
         """Stop looking after deadlines."""
         await self._task.close()
 
-    def add(self, connection: Connection, file: int = -1) -> bool:
+    def add(self, connection: TrackedConnection, file: int = -1) -> bool:
         """Count a connection, after making room for it. Return false if there is none."""
         limits, address = self._limits, connection.address
         full = len(self._open) >= limits.in_all or file >= limits.files - SPARE_FILES
@@ -161,14 +161,14 @@ class HttpConnections:
         self._by_address[address] += 1
         return True
 
-    def linger(self, connection: Connection) -> bool:
+    def linger(self, connection: TrackedConnection) -> bool:
         """Keep a refused connection until its client has read why. Return false if too many are kept."""
         if len(self._leaving) >= _LINGERING:
             return False
         self._leaving[connection] = None
         return True
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: TrackedConnection) -> None:
         """Forget a connection that is lost."""
         self._leaving.pop(connection, None)
         if connection not in self._open:
@@ -192,7 +192,7 @@ class HttpConnections:
             self._default_headers, self._default_lines = headers, header_lines(headers)
         return self._default_lines
 
-    def read_later(self, connection: Connection) -> None:
+    def read_later(self, connection: TrackedConnection) -> None:
         """Let a connection read its next pipelined request, in one of the next rounds of the event loop."""
         if not self._pipelined:
             asyncio.get_running_loop().call_soon(self._read_pipelined)

@@ -30,7 +30,7 @@ LARGE_RESPONSE: Final = 64 * 1024
 _FAILED: Final = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
-class Connection(Protocol):
+class ExchangeConnection(Protocol):
     """The connection of an exchange."""
 
     transport: asyncio.Transport
@@ -98,7 +98,7 @@ class HttpExchange:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ExchangeConnection,
         scope: dict[str, Any],
         headers: dict[bytes, bytes],
         length: int,

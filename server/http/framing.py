@@ -41,7 +41,7 @@ class TooManyHeads(Malformed):
     status = 503
 
 
-class RequestTooSlow(Malformed):
+class HeadTooSlow(Malformed):
     """The request did not arrive in time."""
 
     status = 408

@@ -36,10 +36,16 @@ from server.clock import log_time
 from server.delivery.recent_matches import RecentMatch
 from server.errors import BatchTooCostly, KeyInvalid
 from server.ingest.catalog import TooManyChanged, load_snapshot
-from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown, with_new_contact
-from server.ingest.deciding import decide_drafts
+from server.ingest.contacts import (
+    NOBODY,
+    CommitContacts,
+    UnknownContactAction,
+    unknown_contact_action,
+    with_new_contact,
+)
 from server.ingest.deferred_batches import Deferral
 from server.ingest.draft import BatchMode, Draft
+from server.ingest.draft_decisions import decide_drafts
 from server.ingest.idempotency import EarlierSends
 from server.ingest.pre_evaluated import known_outcomes
 from server.ingest.pre_evaluation import BATCH_MATCHES, room_of
@@ -213,7 +219,10 @@ class ProjectCommit:
 
     def _created_on_match(self, draft: Draft, contact: ContactKey) -> bool:
         """Return whether the event's contact is created if the event matches an automation."""
-        return contact is NOBODY and if_unknown(draft, self._rules(draft)) is IfUnknown.CREATE_ON_MATCH
+        return (
+            contact is NOBODY
+            and unknown_contact_action(draft, self._rules(draft)) is UnknownContactAction.CREATE_ON_MATCH
+        )
 
     def _create_matched_contacts(self, placed: Iterable[_Placed]) -> list[_Placed]:
         """Create the contacts of unknown addresses, each from its first event on that matches an automation."""

@@ -36,7 +36,7 @@ NOBODY = ContactKey(0, "", "")
 """Stands for the contact of an event that has none."""
 
 
-class IfUnknown(Enum):
+class UnknownContactAction(Enum):
     """What becomes of an event about a contact that does not exist."""
 
     REFUSE = auto()
@@ -46,14 +46,14 @@ class IfUnknown(Enum):
 
 
 _BY_EMAIL = {
-    UnknownContacts.REJECT: IfUnknown.REFUSE,
-    UnknownContacts.CREATE: IfUnknown.CREATE,
-    UnknownContacts.CREATE_ON_MATCH: IfUnknown.CREATE_ON_MATCH,
+    UnknownContacts.REJECT: UnknownContactAction.REFUSE,
+    UnknownContacts.CREATE: UnknownContactAction.CREATE,
+    UnknownContacts.CREATE_ON_MATCH: UnknownContactAction.CREATE_ON_MATCH,
 }
-_BY_ID = {UnknownIds.REJECT: IfUnknown.REFUSE, UnknownIds.ACCEPT: IfUnknown.RECORD_WITHOUT}
+_BY_ID = {UnknownIds.REJECT: UnknownContactAction.REFUSE, UnknownIds.ACCEPT: UnknownContactAction.RECORD_WITHOUT}
 
 
-def if_unknown(draft: Draft, rules: Rules) -> IfUnknown:
+def unknown_contact_action(draft: Draft, rules: Rules) -> UnknownContactAction:
     """Return what becomes of the event if the contact that it names does not exist."""
     return _BY_ID[rules.unknown_ids] if draft.contact_id else _BY_EMAIL[rules.unknown_contacts]
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from server.call_context import as_server
-from server.errors import AutomationsChanging, BatchTooCostly, QueueFull, ServiceError, StorageRefused
+from server.errors import AutomationsChanging, BatchTooCostly, InternalError, QueueFull, ServiceError
 from server.ingest.pre_evaluation import estimated_steps, room_of
 from server.ingest.validate import validate_in_slices
 
@@ -153,7 +153,7 @@ class DeferredBatches:
             if not isinstance(error, ServiceError):
                 log.exception("preparing_failed")
             for batch in batches:
-                batch.resolve(error if isinstance(error, ServiceError) else StorageRefused())
+                batch.resolve(error if isinstance(error, ServiceError) else InternalError())
         self._ready.extend(self._held.pop(project_pk))
         self._wake()
 

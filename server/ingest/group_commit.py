@@ -3,12 +3,19 @@
 One commit is in progress at a time; meanwhile batches queue, and the next commit takes them all. So a lone event is
 stored at once, and under load many senders share the cost of one durable write (one fsync).
 
-    submit   a batch joins the queue (`CommitQueue`); QueueFull beyond its project's share, Stopping after `close`
-    wake     when a group has gathered (`gathering`): at once while few senders are active
-    take     a group: batches of all projects in turn, as many as the queue finds right, without those whose callers
-             are gone
-    commit   `server.ingest.commit` in one transaction; on failure of one batch's data, each batch on its own
-    resolve  `Batch.done` of each, only once the transaction is durable
+    submit   a batch joins the queue (`commit_queue`); QueueFull beyond its project's share, Stopping after `close`
+    wake     when the next group should begin (`commit_timer`): at once while few senders are active
+    take     a group: batches of all projects in turn, up to the size that `commit_queue` allows, without those whose
+             callers have gone; and steps of subscriptions (`piggyback`), alone or with batches
+    commit   `server.ingest.commit` in one transaction, then the steps
+    resolve  the steps and `Batch.done` of each batch, only once the transaction is durable
+
+    on failure                                 what follows
+    a batch must be prepared first (Deferral)  it is deferred, with its project (`deferred_batches`); the rest is
+                                               committed again, and the steps are requeued
+    a step fails                               it alone fails; the batches are committed again without steps
+    the database is down (an outage)           all batches and steps of the group fail
+    anything else                              the steps are requeued; of several batches each is committed on its own
 
 What a commit caches (snapshot, contacts, end of the match log) is kept after the transaction and not before: a
 transaction that is rolled back, or an attempt that is repeated, must leave no trace.
@@ -29,22 +36,22 @@ from server import runtime
 from server.errors import (
     AccessError,
     BatchTooCostly,
+    InternalError,
     QueueFull,
     RequestError,
     ServiceError,
     Stopping,
     StorageLate,
-    StorageRefused,
     StorageUnavailable,
 )
 from server.ingest.commit import commit
 from server.ingest.commit_queue import CommitQueue
+from server.ingest.commit_timer import CommitTimer
 from server.ingest.contacts import ContactCache
 from server.ingest.deferred_batches import Deferral, DeferredBatches
-from server.ingest.gathering import Gathering
+from server.ingest.piggyback import NoSteps
 from server.ingest.pre_evaluation import PreEvaluator
 from server.ingest.quarantine import QuarantineLimits
-from server.ingest.riders import NoRiders
 from server.ingest.validate import validate_batch, validate_in_slices
 from server.outages import is_outage
 from server.sharing.loop_time import LoopTime
@@ -59,7 +66,7 @@ if TYPE_CHECKING:
     from server.ingest.catalog import Catalog
     from server.ingest.commit import ProjectCommit
     from server.ingest.draft import Batch
-    from server.ingest.riders import Rider, Riders
+    from server.ingest.piggyback import PiggybackedStep, StepSource
     from server.metrics import Metrics
     from server.storage.database import Database
     from server.tracing.tracer import Tracer
@@ -89,7 +96,7 @@ class GroupCommit:
     ) -> None:
         self._tracer = tracer
         self.limits = QuarantineLimits()
-        self.riders: Riders = NoRiders()
+        self.steps: StepSource = NoSteps()
         self._database = database
         self._catalog = catalog
         self._notifier = notifier
@@ -103,7 +110,7 @@ class GroupCommit:
         self._caches: dict[int, ContactCache] = {}
         self._wake = asyncio.Event()
         self._deferred = DeferredBatches(catalog, self._evaluator, self._loop_time, self._wake.set)
-        self._gathering = Gathering(self._queue, self._wake.set)
+        self._commit_timer = CommitTimer(self._queue, self._wake.set)
         self._steps_next = False
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -145,11 +152,11 @@ class GroupCommit:
         await self._in_time(attempt, project_pk, events, size, PATIENCE_SECONDS)
 
     async def submit_in_time(self, batch: Batch) -> None:
-        """Queue a batch as `submit` does, but wait a short time for room."""
+        """Queue a batch as `submit` does, but wait up to PATIENCE_SECONDS for room. Raise QueueFull after that."""
         await self._submit_in(batch, PATIENCE_SECONDS)
 
     async def submit_patiently(self, batch: Batch) -> None:
-        """Queue a batch as soon as its project's share of the queue has room. Raise Stopping and StorageLate."""
+        """Queue a batch as `submit` does, but wait for room without limit. Raise Stopping and StorageLate."""
         await self._submit_in(batch, inf)
 
     async def _submit_in(self, batch: Batch, patience: float) -> None:
@@ -180,7 +187,7 @@ class GroupCommit:
     def _submit(self, batch: Batch) -> None:
         self._check_open()
         self._queue.push(batch)
-        self._gathering.schedule(batch, at_once=self._stopping)
+        self._commit_timer.schedule(batch, at_once=self._stopping)
 
     def _check_open(self) -> None:
         if self._stopping:
@@ -200,93 +207,93 @@ class GroupCommit:
         _resolve(self._running, StorageUnavailable())
 
     def schedule_steps(self) -> None:
-        """Wake the task for the steps that are due; they do not wait for the batches that are expected."""
+        """Wake the task at once because steps are due: they do not wait until the timer of the commits ends."""
         self._wake.set()
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batches, riders = self._take()
-            await self._commit_safely(batches, riders)
+            batches, steps = self._take()
+            await self._commit_safely(batches, steps)
             if batches:
-                self._gathering.committed()
+                self._commit_timer.committed()
             # The next group may come much later.
-            del batches, riders
-            if self._deferred.ready or self.riders.due:
+            del batches, steps
+            if self._deferred.ready or self.steps.due:
                 self._wake.set()
             elif self._queue:
-                self._gathering.schedule(at_once=self._stopping)
+                self._commit_timer.schedule(at_once=self._stopping)
             elif self._stopping and not self._deferred:
                 return
 
-    def _take(self) -> tuple[list[Batch], Sequence[Rider]]:
-        """Return the next group with its riders.
+    def _take(self) -> tuple[list[Batch], Sequence[PiggybackedStep]]:
+        """Return the next group: its batches and its steps.
 
-        Steps that are due get a group of their own if they could not ride with the last batches, if no batch is queued,
-        or while further batches are awaited.
+        Steps that are due get a group of their own if the last group of batches left them waiting, if no batch is
+        queued, or while further batches are awaited.
         """
         waiting = bool(self._queue or self._deferred)
-        if self.riders.due and (self._steps_next or self._gathering.waiting or not waiting):
+        if self.steps.due and (self._steps_next or self._commit_timer.waiting or not waiting):
             self._steps_next = False
-            return [], self.riders.board_due()
+            return [], self.steps.begin_due()
         if not waiting:
             return [], ()
         batches = self._take_batches()
-        riders = self.riders.board({batch.snapshot.project_pk for batch in batches})
-        self._steps_next = self.riders.due
-        return batches, riders
+        steps = self.steps.begin_light({batch.snapshot.project_pk for batch in batches})
+        self._steps_next = self.steps.due
+        return batches, steps
 
     def _take_batches(self) -> list[Batch]:
         """Return the next batches."""
         batches = self._queue.take()
         if self._deferred:
             batches = self._deferred.group(batches)
-        self._gathering.took(batches)
+        self._commit_timer.took(batches)
         count = sum(len(batch.drafts) for batch in batches)
         runtime.favour_database_threads(large_batches=count > runtime.LARGE_BATCH_EVENTS * len(batches))
         return batches
 
-    async def _commit(self, batches: Sequence[Batch], riders: Sequence[Rider] = ()) -> None:
+    async def _commit(self, batches: Sequence[Batch], steps: Sequence[PiggybackedStep] = ()) -> None:
         invalidations, recent = self._catalog.invalidations, self._notifier.recent.version
         began = perf_counter()
         self._running = batches
         self._health.commit_began(self._queue.expected_seconds(batches))
-        attempts = _Attempts(batches, self._caches, self.limits, riders)
+        attempts = _Attempts(batches, self._caches, self.limits, steps)
         try:
             commits = await self._database.write(attempts)
         except Deferral as deferral:
             self._health.commit_ended(deferral)
-            _put_back(riders)
+            _requeue(steps)
             for group in self._deferred.regroup(deferral, batches):
                 await self._commit_again(group)
         except Exception as error:
             if attempts.broken_by is not None:
                 self._health.commit_ended()
                 attempts.broken_by.fail(error)
-                _put_back(rider for rider in riders if rider is not attempts.broken_by)
+                _requeue(step for step in steps if step is not attempts.broken_by)
                 await self._commit_again(batches)
                 return
             self._health.commit_ended(error)
             if is_outage(error) or not batches:
-                _fail(riders, error)
+                _fail(steps, error)
             else:
-                _put_back(riders)
+                _requeue(steps)
             if len(batches) > 1 and not is_outage(error):
                 await self._commit_apart(batches)
                 return
             self._metrics.count_failed_commit()
             self._report(error, sum(len(batch.drafts) for batch in batches))
-            _resolve(batches, error if isinstance(error, ServiceError) else StorageRefused())
+            _resolve(batches, error if isinstance(error, ServiceError) else InternalError())
         else:
             self._health.commit_ended()
             self._keep(commits, invalidations, recent)
             # First the deliveries: a consumer gets a match as soon as its sender gets the response.
-            for rider in riders:
-                rider.end()
+            for step in steps:
+                step.end()
             _resolve(batches)
             if batches:
-                self._count(commits, perf_counter() - began - attempts.rider_seconds)
+                self._count(commits, perf_counter() - began - attempts.step_seconds)
 
     def _report(self, error: Exception, events: int) -> None:
         """Report a defect of a commit. Outages are reported by the storage health, refused requests not at all."""
@@ -307,16 +314,16 @@ class GroupCommit:
                 _trace(self._tracer, each.batches, seconds)
         self._queue.learn_fixed(seconds - sum(each.seconds for each in commits))
 
-    async def _commit_safely(self, batches: Sequence[Batch], riders: Sequence[Rider]) -> None:
+    async def _commit_safely(self, batches: Sequence[Batch], steps: Sequence[PiggybackedStep]) -> None:
         """Commit a group. A defect is logged and fails the group, but does not end the task that all senders need."""
-        if not batches and not riders:
+        if not batches and not steps:
             return
         try:
-            await self._commit(batches, riders)
+            await self._commit(batches, steps)
         except Exception:
             log.exception("group_failed")
-            _resolve(batches, StorageRefused())
-            _fail(riders, StorageRefused())
+            _resolve(batches, InternalError())
+            _fail(steps, InternalError())
         finally:
             # The next group may come much later.
             self._running = ()
@@ -335,6 +342,11 @@ class GroupCommit:
             await self._commit(batches)
 
     def _keep(self, commits: Sequence[ProjectCommit], invalidations: int, recent: int) -> None:
+        """Cache the results of a durable transaction: contacts, snapshots, recent matches and the ends of match logs.
+
+        `invalidations` and `recent` are the counters of catalog and recent matches from before the transaction:
+        whatever was invalidated since is not cached.
+        """
         for project in commits:
             self._keep_contacts(project)
             self._catalog.keep(project.snapshot, invalidations)
@@ -355,9 +367,10 @@ class GroupCommit:
 
 
 class _Attempts:
-    """The transaction of a group commit, which the database may run again.
+    """The transaction of a group commit. The database may run it again, after an attempt that was rolled back.
 
-    A failed attempt left its decisions in the drafts, so each later one validates them again.
+    Such an attempt has left its decisions in the drafts, so each later one validates them again. `broken_by` is the
+    step that raised the error, None if something else did. `step_seconds` is the time of all steps.
     """
 
     def __init__(
@@ -365,15 +378,15 @@ class _Attempts:
         batches: Sequence[Batch],
         caches: dict[int, ContactCache],
         limits: QuarantineLimits,
-        riders: Sequence[Rider] = (),
+        steps: Sequence[PiggybackedStep] = (),
     ) -> None:
         self._batches = batches
         self._caches = caches
         self._limits = limits
-        self._riders = riders
+        self._steps = steps
         self._begun = False
-        self.rider_seconds = 0.0
-        self.broken_by: Rider | None = None
+        self.step_seconds = 0.0
+        self.broken_by: PiggybackedStep | None = None
 
     def __call__(self, connection: Connection) -> list[ProjectCommit]:
         if self._begun:
@@ -383,11 +396,11 @@ class _Attempts:
         commits = commit(connection, self._batches, self._caches, self._limits) if self._batches else []
         began = perf_counter()
         recorded = {project.snapshot.project_pk: project.recorded for project in commits}
-        for rider in self._riders:
-            self.broken_by = rider
-            rider.run(connection, recorded.get(rider.project_pk, _NOTHING_RECORDED))
+        for step in self._steps:
+            self.broken_by = step
+            step.run(connection, recorded.get(step.project_pk, _NOTHING_RECORDED))
         self.broken_by = None
-        self.rider_seconds = perf_counter() - began
+        self.step_seconds = perf_counter() - began
         return commits
 
 
@@ -396,14 +409,14 @@ def _resolve(batches: Sequence[Batch], error: Exception | None = None) -> None:
         batch.resolve(error)
 
 
-def _put_back(riders: Iterable[Rider]) -> None:
-    for rider in riders:
-        rider.put_back()
+def _requeue(steps: Iterable[PiggybackedStep]) -> None:
+    for step in steps:
+        step.requeue()
 
 
-def _fail(riders: Iterable[Rider], error: Exception) -> None:
-    for rider in riders:
-        rider.fail(error)
+def _fail(steps: Iterable[PiggybackedStep], error: Exception) -> None:
+    for step in steps:
+        step.fail(error)
 
 
 def _trace(tracer: Tracer, batches: Iterable[Batch], seconds: float) -> None:

@@ -6,10 +6,10 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING
 
-from server.errors import StorageRefused
+from server.errors import InternalError
 from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
 from server.ingest.draft import Batch, BatchMode
-from server.ingest.refusals import Refusals
+from server.ingest.refusal_log import RefusalLog
 from server.ingest.validate import validate_batch, validate_in_slices
 from server.metrics import Metrics
 from server.sharing.current_project import SERVER
@@ -42,14 +42,14 @@ class Ingest:
         quotas: Quotas,
         loop_time: LoopTime | None = None,
         tracer: Tracer | None = None,
-        refusals: Refusals | None = None,
+        refusals: RefusalLog | None = None,
     ) -> None:
         self._tracer = tracer
         self._catalog = catalog
         self._queue = queue
         self._quotas = quotas
         self._loop_time = loop_time or LoopTime()
-        self._refusals = refusals or Refusals(Metrics())
+        self._refusals = refusals or RefusalLog(Metrics())
 
     async def send(self, project_pk: int, draft: Draft, size: int = 0) -> Event:
         """Record one event and return it; it is set in the draft, too.
@@ -69,7 +69,7 @@ class Ingest:
                 admitted.leave((draft,))
         if draft.event is None:
             self._refusals.note(batch)
-            raise draft.error or StorageRefused
+            raise draft.error or InternalError
         return draft.event
 
     async def admit(self, project_pk: int, events: int, size: int) -> None:

@@ -32,7 +32,7 @@ from automation.matching import awaits, compiled
 from automation.run_store import waiting_runs
 from server.clock import database_now
 from server.errors import BatchTooCostly
-from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown
+from server.ingest.contacts import CommitContacts, UnknownContactAction, unknown_contact_action
 from server.ingest.draft import BatchMode
 from server.ingest.pre_evaluated import PreEvaluated
 from server.sharing.work_thread import SLICE_SECONDS
@@ -185,7 +185,7 @@ class _Work:
     def _subjects(self, draft: Draft, name: str) -> Iterator[Subject]:
         """Yield what conditions read of the event, with each contact that it may have by the time of the commit."""
         contact = self._about.contacts.find(draft)
-        fate = if_unknown(draft, draft.rules or self._batch.snapshot.rules)
+        action = unknown_contact_action(draft, draft.rules or self._batch.snapshot.rules)
         definition = draft.definition
         event = Subject(
             draft.properties,
@@ -201,9 +201,9 @@ class _Work:
                 event, contact_id=contact.id, email=contact.email or draft.email, contact_properties=properties
             )
             return
-        if fate in {IfUnknown.CREATE, IfUnknown.CREATE_ON_MATCH}:
+        if action in {UnknownContactAction.CREATE, UnknownContactAction.CREATE_ON_MATCH}:
             yield msgspec.structs.replace(event, contact_id="", email=draft.email, contact_properties={})
-        if fate in {IfUnknown.RECORD_WITHOUT, IfUnknown.CREATE_ON_MATCH}:
+        if action in {UnknownContactAction.RECORD_WITHOUT, UnknownContactAction.CREATE_ON_MATCH}:
             yield event
 
     def _with_contact(

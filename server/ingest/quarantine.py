@@ -18,7 +18,7 @@ from registry.paths import without_indexes
 from server.errors import ContactNotFound, IdempotencyKeyReused, RefusedEventNotFound
 from server.status import MAX_MESSAGE, cut
 from server.storage.refused_events import (
-    RefusalError,
+    RefusalCause,
     RefusedContent,
     add_refused,
     delete_refused,
@@ -137,7 +137,7 @@ class Quarantined:
             request = unread.request()
         violations: tuple[Violation, ...] = getattr(error, "violations", ())
         reason = getattr(error, "reason", "INTERNAL")
-        kept = RefusalError(reason, cut(getattr(error, "message", str(error)), MAX_MESSAGE), violations)
+        kept = RefusalCause(reason, cut(getattr(error, "message", str(error)), MAX_MESSAGE), violations)
         places = {(one.reason, clean(without_indexes(one.path))): None for one in violations}
         error_text, content_text = _encode(kept).decode(), _encode(content).decode()
         size = len(error_text) + len(content_text) + len(request) + len(name) + len(email)
@@ -150,7 +150,7 @@ class Quarantined:
             size,
             clean(name),
             faults_of(reason, places),
-            batch.caller.door,
+            batch.caller.api,
             batch.caller.key_id,
             batch.caller.stored_id,
             clean(key),

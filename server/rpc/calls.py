@@ -25,7 +25,7 @@ import structlog
 
 from registry.errors import SignalboxError
 from server.call_log import SLOW_SECONDS, CallLog
-from server.errors import LimitReached, MalformedRequest, StorageRefused, WatcherTooSlow
+from server.errors import InternalError, LimitReached, MalformedRequest, WatcherTooSlow
 from server.metrics import Metrics
 from server.rpc.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES, CallLimits
 from server.rpc.open_calls import LAST_WORD_SECONDS
@@ -329,7 +329,7 @@ class Calls:
             self.metrics.count_refused(error.reason)
         elif not isinstance(error, SignalboxError):
             log.error("call_failed", exc_info=error)
-        elif isinstance(error, StorageRefused):
+        elif isinstance(error, InternalError):
             log.error("storage_refused", exc_info=error.__cause__)
         # Its frames lead to the batch, which leads to the error: all of it would stay until garbage is collected.
         await transport.fail(error.with_traceback(None))

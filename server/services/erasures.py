@@ -25,7 +25,7 @@ import structlog
 from automation.bulk import chunks
 from automation.erasing import count_open_runs, deliveries_of_events, runs_of_contact
 from registry.timestamps import now_micros
-from server.auditing import AuditedChanges, AuditNote
+from server.auditing import AuditedChanges, AuditedValues
 from server.call_context import as_server
 from server.delivery.recent_matches import HELD_SECONDS, RECENT_SECONDS
 from server.recurring import SETTLING_SECONDS, Recurring, try_each
@@ -128,7 +128,7 @@ class Erasures:
         def begin_recorded(connection: Connection, record: AuditRecorder) -> tuple[Person, PendingErasure | None]:
             person, pending = begin_erasure(connection, project_pk, ref.id, ref.email, now_micros())
             if pending is not None:
-                record(connection, project_pk, None, AuditNote("contact", person.contact_id, {"erased": True}))
+                record(connection, project_pk, None, AuditedValues("contact", person.contact_id, {"erased": True}))
             return person, pending
 
         async def begin() -> tuple[Person, PendingErasure | None]:

@@ -26,7 +26,7 @@ from registry.revision_store import get_revision
 from registry.store import get_definition
 from registry.timestamps import now_micros
 from server.errors import ContactNotFound
-from server.ingest.contacts import CommitContacts, IfUnknown, if_unknown, with_new_contact
+from server.ingest.contacts import CommitContacts, UnknownContactAction, unknown_contact_action, with_new_contact
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_draft
 from server.model import Event
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from automation.conditions.errors import ConditionError
+    from automation.conditions.errors import ConditionProblem
     from automation.conditions.subject import Subject
     from automation.conditions.tracing import Clause
     from automation.matcher import Decision, Matcher
@@ -78,7 +78,7 @@ class ConditionTest:
 
     verdict: Verdict = Verdict.NOT_EVALUATED
     trace: Sequence[Clause] = ()
-    errors: Sequence[ConditionError] = ()
+    errors: Sequence[ConditionProblem] = ()
     violations: Sequence[Violation] = ()
     coercions: Sequence[Coercion] = ()
     omitted_coercions: int = 0
@@ -232,12 +232,12 @@ class Explanations:
         known = await self._database.read(find)
         if known is not None:
             return known
-        fate = if_unknown(draft, draft.rules or snapshot.rules)
-        if fate is IfUnknown.REFUSE:
+        action = unknown_contact_action(draft, draft.rules or snapshot.rules)
+        if action is UnknownContactAction.REFUSE:
             raise ContactNotFound(draft.contact_id or draft.email)
-        if fate is IfUnknown.CREATE:
+        if action is UnknownContactAction.CREATE:
             return 0, ExplainedContact(str(uuid7()), draft.email, {})
-        if fate is IfUnknown.RECORD_WITHOUT:
+        if action is UnknownContactAction.RECORD_WITHOUT:
             return 0, None
         event = _unrecorded(snapshot, draft, _coerced(draft), None)
         assigned = await self._catalog.thread.run(
@@ -320,7 +320,7 @@ def _contact_of(connection: Connection, project_pk: int, draft: Draft) -> Explai
     return ExplainedContact(found.id, found.email, found.properties)
 
 
-def _compiled(condition: str, schema: Schema | None) -> tuple[Condition | None, Sequence[ConditionError]]:
+def _compiled(condition: str, schema: Schema | None) -> tuple[Condition | None, Sequence[ConditionProblem]]:
     """Return the compiled condition, or None and why it is invalid for events of a schema."""
     try:
         compiled = Condition(condition)

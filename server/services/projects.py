@@ -117,7 +117,9 @@ class Projects:
 
         Raise InvalidArgument, ProjectNotFound and EtagMismatch.
         """
-        found, counts = await self._database.read(lambda connection: project_deletion.contents(connection, id_or_name))
+        found, counts = await self._database.read(
+            lambda connection: project_deletion.deletion_preview(connection, id_or_name)
+        )
         if confirm_name != found.name:
             message = "confirm_name must be the name of the project, so that no other one is deleted by mistake"
             raise InvalidArgument.at("confirm_name", "INVALID_ARGUMENT", message)

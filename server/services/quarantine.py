@@ -19,10 +19,10 @@ from uuid_utils import uuid7
 from registry.errors import RowUnreadable, SignalboxError
 from registry.timestamps import format_millis
 from registry.unreadable_rows import UNREADABLE_ROWS
-from server.auditing import AuditNote
+from server.auditing import AuditedValues
 from server.errors import InvalidArgument, ServiceError
-from server.ingest.deciding import preview
 from server.ingest.draft import Draft
+from server.ingest.draft_decisions import preview
 from server.storage import refused_event_search
 from server.storage import refused_events as store
 from server.storage.log import lock_heads
@@ -209,7 +209,7 @@ class Quarantine:
 
         async def send(project_pk: int, size: int, within: float, drafts: Sequence[Draft]) -> None:
             def record(connection: Connection, released: Sequence[str]) -> None:
-                effect = AuditNote("refused_events", released[0], {_COUNTED: len(released), **selected})
+                effect = AuditedValues("refused_events", released[0], {_COUNTED: len(released), **selected})
                 recorder.add(connection, project_pk, entry_id, effect, _COUNTED)
 
             await self._ingest.reingest(project_pk, drafts, size, record, within)
@@ -247,7 +247,7 @@ class Quarantine:
 
         def work(connection: Connection, record: AuditRecorder) -> int:
             deleted = delete(connection, project_pk, ids)
-            discarded = AuditNote("refused_events", ids[0], {"refusedEventCount": deleted})
+            discarded = AuditedValues("refused_events", ids[0], {"refusedEventCount": deleted})
             record(connection, project_pk, discarded if deleted else None, None)
             return deleted
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.sharing.fair_queue import FairTurns
 from server.sharing.interpreter_lock import database_thread
-from server.sharing.small_work import GivingWay, others_expected
+from server.sharing.small_work import WaitCredit, others_expected
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable, Iterable
@@ -64,7 +64,7 @@ class LoopTime:
 
     def __init__(self) -> None:
         self.turns = FairTurns(1)
-        self.giving_way = GivingWay()
+        self.wait_credit = WaitCredit()
         self.arrivals = 0
         """The number of calls that have arrived. While they do, further ones are let in between slices."""
         self._seen = 0
@@ -103,8 +103,8 @@ class LoopTime:
 
         In that case every call waits for the large requests before it is even accepted, so these are finished first.
         """
-        while self.giving_way.due(key) and not self._overrun():
-            await self.giving_way.wait()
+        while self.wait_credit.must_wait(key) and not self._overrun():
+            await self.wait_credit.wait()
 
     async def serve_others(self, used: float) -> None:
         """After a slice of `used` seconds, let the loop serve others: for one round, or longer while many calls arrive.
@@ -160,7 +160,7 @@ class Slices:
         return max(0.0, perf_counter() - self._ends_at + SLICE_SECONDS)
 
     def _end(self, used: float) -> None:
-        self._loop_time.giving_way.worked(used)
+        self._loop_time.wait_credit.add(used)
         self._release()
 
     def _release(self) -> None:
@@ -169,7 +169,7 @@ class Slices:
 
     def used_up(self) -> bool:
         """Return whether it is time for a pause. Loops over events ask this first: `pause` takes 0.2 us more."""
-        return perf_counter() >= self._ends_at or (database_thread.computes and self._loop_time.giving_way.has_credit)
+        return perf_counter() >= self._ends_at or (database_thread.computes and self._loop_time.wait_credit.available)
 
     async def run(self, steps: Iterable[object]) -> None:
         """Take steps, each as it is asked for, with pauses between them."""

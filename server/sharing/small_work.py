@@ -76,7 +76,7 @@ class SmallWork:
             _in_progress[self._key] -= 1
 
 
-def others_work(key: Hashable) -> bool:
+def others_in_progress(key: Hashable) -> bool:
     """Return whether small work of a project other than this one is in progress."""
     return len(_in_progress) > (key in _in_progress)
 
@@ -87,25 +87,25 @@ def others_expected(key: Hashable) -> bool:
     return perf_counter() - latest < RECENT_SECONDS
 
 
-class GivingWay:
-    """Decides when large work waits: it may wait for as long as its slices have taken, up to CREDIT_SECONDS."""
+class WaitCredit:
+    """The time for which large work may be made to wait: as long as its slices have taken, up to CREDIT_SECONDS."""
 
     def __init__(self) -> None:
         self._credit = 0.0
 
-    def worked(self, seconds: float) -> None:
+    def add(self, seconds: float) -> None:
         """Add the time that a slice took to the credit for waiting."""
         self._credit = min(self._credit + seconds, CREDIT_SECONDS)
 
-    def due(self, key: Hashable) -> bool:
+    def must_wait(self, key: Hashable) -> bool:
         """Return whether a slice of a project must wait.
 
         It must if others' small work is in progress or the database thread computes, and there is credit.
         """
-        return self.has_credit and (database_thread.computes or others_work(key))
+        return self.available and (database_thread.computes or others_in_progress(key))
 
     @property
-    def has_credit(self) -> bool:
+    def available(self) -> bool:
         """Whether large work may be made to wait."""
         return self._credit > 0
 

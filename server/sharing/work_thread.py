@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from server import runtime
 from server.sharing.fair_queue import FairTurns
-from server.sharing.small_work import GivingWay
+from server.sharing.small_work import WaitCredit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -31,15 +31,15 @@ class WorkThread:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "work")
         self._turns = FairTurns(1)
-        self._giving_way = GivingWay()
+        self._wait_credit = WaitCredit()
 
     async def run(self, key: Hashable, work: Callable[[], T]) -> T:
         """Run short work for a key, such as a project, and return its result."""
         loop = asyncio.get_running_loop()
         with runtime.computing():
             async with self._turns.turn(key):
-                while self._giving_way.due(key):
-                    await self._giving_way.wait()
+                while self._wait_credit.must_wait(key):
+                    await self._wait_credit.wait()
                 return await loop.run_in_executor(self._thread, self._run, work)
 
     def _run(self, work: Callable[[], T]) -> T:
@@ -47,12 +47,12 @@ class WorkThread:
         try:
             return work()
         finally:
-            self._giving_way.worked(thread_time() - began)
+            self._wait_credit.add(thread_time() - began)
 
     def give_way(self, key: Hashable) -> None:
         """Wait for small work of other projects in the middle of a slice. Call it in the thread (`small_work`)."""
-        while self._giving_way.due(key):
-            self._giving_way.wait_in_thread()
+        while self._wait_credit.must_wait(key):
+            self._wait_credit.wait_in_thread()
 
     async def run_in_slices(self, key: Hashable, proceed: Callable[[], bool]) -> None:
         """Call `proceed`, which works for about SLICE_SECONDS, until it returns true."""

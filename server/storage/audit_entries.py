@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from registry.bounded_pages import EXAMINED_ROWS, edge_of
+from registry.bounded_pages import EXAMINED_ROWS, last_examined_key
 from server.model import AuditEntry
 from server.storage.tables import audit_entry, server_setting
 
@@ -82,14 +82,14 @@ def entry_page(
     examined = _examined(wanted)
     if after_id:
         examined &= _entry.id > after_id if oldest_first else _entry.id < after_id
-    edge = edge_of(connection, sa.select(_entry.id).where(examined).order_by(ordered), EXAMINED_ROWS)
-    if edge is not None:
-        examined &= _entry.id <= edge if oldest_first else _entry.id >= edge
+    last_examined = last_examined_key(connection, sa.select(_entry.id).where(examined).order_by(ordered), EXAMINED_ROWS)
+    if last_examined is not None:
+        examined &= _entry.id <= last_examined if oldest_first else _entry.id >= last_examined
     query = sa.select(audit_entry).where(examined, _matching(wanted)).order_by(ordered).limit(limit + 1)
     found = [_to_entry(row) for row in connection.execute(query)]
     if len(found) > limit:
         return found[:limit], found[limit - 1].id
-    return found, edge or ""
+    return found, last_examined or ""
 
 
 def newest_id(connection: Connection) -> str:

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from automation.bulk import chunks
-from registry.bounded_pages import EXAMINED_LOG_ROWS, edge_of
+from registry.bounded_pages import EXAMINED_LOG_ROWS, last_examined_key
 from registry.errors import RowUnreadable
 from registry.etags import check_etag
 from registry.name_search import name_contains
@@ -121,18 +121,18 @@ def contact_page(
     """
     query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
     older = [contact.c.id < before_id] if before_id else []
-    edge = _search_edge(connection, project_pk, older) if search else None
-    if edge is not None:
-        older.append(contact.c.id >= edge)
+    last_examined = _last_searched_id(connection, project_pk, older) if search else None
+    if last_examined is not None:
+        older.append(contact.c.id >= last_examined)
     rows, more = read_page(connection, query.where(*older), limit, lambda row: len(row.properties))
     found = [_contact(row) for row in rows]
-    return found, found[-1].id if more else edge or ""
+    return found, found[-1].id if more else last_examined or ""
 
 
-def _search_edge(connection: Connection, project_pk: int, older: Sequence[ColumnElement[bool]]) -> str | None:
+def _last_searched_id(connection: Connection, project_pk: int, older: Sequence[ColumnElement[bool]]) -> str | None:
     """Return the id of the last contact that a search examines for a page, None if it may examine all."""
     query = sa.select(contact.c.id).where(contact.c.project_key == project_pk, *older)
-    return edge_of(connection, query.order_by(contact.c.id.desc()), EXAMINED_LOG_ROWS)
+    return last_examined_key(connection, query.order_by(contact.c.id.desc()), EXAMINED_LOG_ROWS)
 
 
 def newer_contacts(

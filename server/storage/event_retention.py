@@ -31,7 +31,7 @@ _definition = event_definition.c
 
 
 @dataclass(frozen=True, slots=True)
-class EventRetention:
+class RetentionPeriods:
     """How long a project keeps its events, in microseconds; 0 is for ever.
 
     `by_name` has the periods of definitions, which apply in place of the one of the project.
@@ -47,7 +47,7 @@ class EventRetention:
         return {name: period for name, period in periods.items() if period}
 
 
-def event_retentions(connection: Connection) -> dict[int, EventRetention]:
+def event_retentions(connection: Connection) -> dict[int, RetentionPeriods]:
     """Return the retention of each project that has one, or a definition that has one, by `project_pk`."""
     found: dict[int, dict[str, int]] = {}
     query = select(project.c.key, _definition.name, _definition.event_retention)
@@ -56,7 +56,7 @@ def event_retentions(connection: Connection) -> dict[int, EventRetention]:
     ):
         found.setdefault(row.key, {})[row.name] = row.event_retention
     periods = match_retentions(connection)
-    return {key: EventRetention(periods.get(key, 0), found.get(key, {})) for key in periods.keys() | found.keys()}
+    return {key: RetentionPeriods(periods.get(key, 0), found.get(key, {})) for key in periods.keys() | found.keys()}
 
 
 def match_retentions(connection: Connection) -> dict[int, int]:

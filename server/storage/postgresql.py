@@ -12,11 +12,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from server.errors import (
+    InternalError,
     ServiceError,
     StorageBusy,
     StorageFull,
     StorageReadOnly,
-    StorageRefused,
     StorageUnavailable,
     UnstorableText,
 )
@@ -333,4 +333,4 @@ def storage_error(error: DBAPIError) -> ServiceError:
     # 25P03 and 25P04: this process froze for longer than a transaction may be idle, and its session was ended.
     if error.connection_invalidated or not code or code.startswith(("08", "25P", "53", "57")):
         return StorageUnavailable()
-    return StorageRefused()
+    return InternalError()

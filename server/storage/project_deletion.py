@@ -81,7 +81,7 @@ def deleted_projects(connection: Connection) -> list[tuple[int, str]]:
     return [(row.key, row.id) for row in rows]
 
 
-def contents(connection: Connection, id_or_name: str) -> tuple[Project, dict[str, int]]:
+def deletion_preview(connection: Connection, id_or_name: str) -> tuple[Project, dict[str, int]]:
     """Return a project, and the numbers of what its deletion deletes. Raise ProjectNotFound."""
     found = get_project(connection, id_or_name)
     matches = connection.scalar(sa.select(project_head.c.match_position).where(project_head.c.project_key == found.pk))
@@ -100,7 +100,7 @@ def contents(connection: Connection, id_or_name: str) -> tuple[Project, dict[str
     return found, counts
 
 
-def delete_some(connection: Connection, project_pk: int, project_id: str, limit: int) -> bool:
+def delete_portion(connection: Connection, project_pk: int, project_id: str, limit: int) -> bool:
     """Delete up to about `limit` rows of a marked project. Return whether there may be more."""
     for parent, columns in _CHILDREN.items():
         own = _own(parent, project_pk, project_id)

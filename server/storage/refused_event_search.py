@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from registry.bounded_pages import EXAMINED_ROWS, edge_of
+from registry.bounded_pages import EXAMINED_ROWS, last_examined_key
 from registry.page_sizes import read_page
 from server.storage.refused_events import (
     RefusalCounts,
@@ -37,9 +37,9 @@ def list_refused(
 ) -> tuple[list[RefusedEvent], bool, str]:
     """Return a page of refused events before an id, newest first, whether there may be more, and where to continue."""
     within = _Range(project_pk, refused, before=before)
-    edge = _edge(connection, within, refused, newest_first=True)
-    if edge is not None:
-        within.begin_with(edge)
+    last_examined = _last_examined_key(connection, within, refused, newest_first=True)
+    if last_examined is not None:
+        within.begin_with(last_examined)
     query = (
         sa.select(*_listed)
         .where(*within.conditions(), *_passing(connection, refused))
@@ -47,9 +47,9 @@ def list_refused(
     )
     page, more = read_page(connection, query, limit, lambda row: row.byte_count)
     found = [to_refused_event(row) for row in page]
-    if more or edge is None:
+    if more or last_examined is None:
         return found, more, found[-1].id if found else ""
-    return found, True, edge
+    return found, True, last_examined
 
 
 def select_refused(
@@ -57,9 +57,9 @@ def select_refused(
 ) -> tuple[list[tuple[str, int]], str]:
     """Return ids and sizes of refused events after an id, oldest first, and the id to continue after, if any."""
     within = _Range(project_pk, refused, after=after)
-    edge = _edge(connection, within, refused, newest_first=False)
-    if edge is not None:
-        within.end_with(edge)
+    last_examined = _last_examined_key(connection, within, refused, newest_first=False)
+    if last_examined is not None:
+        within.end_with(last_examined)
     query = sa.select(refused_event.c.id, refused_event.c.byte_count)
     query = (
         query.where(*within.conditions(), *_passing(connection, refused)).order_by(refused_event.c.id).limit(limit + 1)
@@ -67,7 +67,7 @@ def select_refused(
     found = [(row.id, row.byte_count) for row in connection.execute(query)]
     if len(found) > limit:
         return found[:limit], found[limit - 1][0]
-    return found, edge or ""
+    return found, last_examined or ""
 
 
 def first_of_keys(
@@ -102,9 +102,9 @@ def count_refused(
     """Count the refused events among the next `examined` ones after an id, oldest first."""
     within = _Range(project_pk, refused, after=after)
     candidates = sa.select(refused_event.c.id).where(*within.conditions()).order_by(refused_event.c.id)
-    edge = edge_of(connection, candidates, examined)
-    if edge is not None:
-        within.end_with(edge)
+    last_examined = last_examined_key(connection, candidates, examined)
+    if last_examined is not None:
+        within.end_with(last_examined)
     query = sa.select(refused_event.c.name, refused_event.c.faults, sa.func.count().label("events"))
     query = query.where(*within.conditions(), *_passing(connection, refused))
     groups: Counter[tuple[str, str, str]] = Counter()
@@ -113,7 +113,7 @@ def count_refused(
         total += row.events
         for reason, path in _grouped(row.faults):
             groups[row.name, reason, path] += row.events
-    return RefusalCounts(groups, total, edge or "")
+    return RefusalCounts(groups, total, last_examined or "")
 
 
 def refused_payloads(
@@ -147,9 +147,9 @@ def refused_naming(
     """
     within = _Range(project_pk, RefusedFilter(), after=after)
     candidates = sa.select(refused_event.c.id).where(*within.conditions()).order_by(refused_event.c.id)
-    edge = edge_of(connection, candidates, examined)
-    if edge is not None:
-        within.end_with(edge)
+    last_examined = last_examined_key(connection, candidates, examined)
+    if last_examined is not None:
+        within.end_with(last_examined)
     query = sa.select(
         refused_event.c.id,
         refused_event.c.contact_id,
@@ -162,7 +162,7 @@ def refused_naming(
     with connection.execute(
         query.where(*within.conditions()).order_by(refused_event.c.id), execution_options=options
     ) as found:
-        return [row.id for row in found if _names(row, contact_id, email)], edge or ""
+        return [row.id for row in found if _names(row, contact_id, email)], last_examined or ""
 
 
 def _names(row: Any, contact_id: str, email: str) -> bool:
@@ -231,12 +231,16 @@ def _has(connection: Connection, text: str) -> sa.ColumnElement[bool]:
     return found
 
 
-def _edge(connection: Connection, within: _Range, refused: RefusedFilter, *, newest_first: bool) -> str | None:
+def _last_examined_key(
+    connection: Connection, within: _Range, refused: RefusedFilter, *, newest_first: bool
+) -> str | None:
     """Return the last event that a page examines, None if it need not examine any or there are not that many."""
     if not (refused.name or refused.door or refused.reason or refused.path):
         return None
     order = refused_event.c.id.desc() if newest_first else refused_event.c.id
-    return edge_of(connection, sa.select(refused_event.c.id).where(*within.conditions()).order_by(order), EXAMINED_ROWS)
+    return last_examined_key(
+        connection, sa.select(refused_event.c.id).where(*within.conditions()).order_by(order), EXAMINED_ROWS
+    )
 
 
 def _grouped(faults: str) -> Iterable[tuple[str, str]]:

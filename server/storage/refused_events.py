@@ -61,7 +61,7 @@ class QuarantineUse(NamedTuple):
     bytes: int
 
 
-class RefusalError(msgspec.Struct, frozen=True):
+class RefusalCause(msgspec.Struct, frozen=True):
     """Why an event was refused. It is stored as JSON."""
 
     reason: str
@@ -97,7 +97,7 @@ class RefusedEvent:
     idempotency_key: str
     contact_id: str
     email: str
-    error: RefusalError
+    error: RefusalCause
     content: RefusedContent
     request: bytes = b""
     unreadable: str = ""
@@ -124,7 +124,7 @@ class RefusalCounts(NamedTuple):
     last: str
 
 
-_error = msgspec.json.Decoder(RefusalError)
+_error = msgspec.json.Decoder(RefusalCause)
 _content = msgspec.json.Decoder(RefusedContent)
 _encode = msgspec.json.Encoder().encode
 
@@ -230,7 +230,7 @@ def _among(ids: Iterable[str]) -> sa.ColumnElement[bool]:
 def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:
     """Return the refused event of a row. What is unreadable is reported; what other columns have is in its place."""
     reason = next((line.partition("\t")[0] for line in row.faults.split("\n") if line), RowUnreadable.reason)
-    error, wrong = _reported(row.id, _error.decode, row.error, RefusalError(reason, ""))
+    error, wrong = _reported(row.id, _error.decode, row.error, RefusalCause(reason, ""))
     known = RefusedContent(row.name, row.contact_id, row.email)
     content, unreadable = _reported(row.id, _read_content, row.content, known)
     return RefusedEvent(

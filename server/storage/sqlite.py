@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from server.errors import (
+    InternalError,
     StorageBusy,
     StorageError,
     StorageFull,
     StorageReadOnly,
-    StorageRefused,
     StorageReplaced,
     StorageUnavailable,
 )
@@ -195,4 +195,4 @@ def storage_error(error: BaseException | None) -> StorageError:
         return StorageBusy()
     if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageUnavailable()
-    return StorageRefused()
+    return InternalError()

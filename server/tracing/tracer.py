@@ -69,7 +69,7 @@ class Tracer:
     def end_call(self, span: Span, reason: str, **attributes: Any) -> None:
         """End the span of a call, with the reason why it failed, if it did."""
         call = current()
-        span.set_attributes({"signalbox.request_id": call.request_id, "signalbox.door": call.door, **attributes})
+        span.set_attributes({"signalbox.request_id": call.request_id, "signalbox.door": call.api, **attributes})
         if call.project_id:
             span.set_attribute("signalbox.project", call.project_id)
         if reason:

@@ -35,7 +35,7 @@ from automation.subscriptions.values import (
 )
 from server.delivery.recent_matches import LoadedMatch
 from server.errors import StorageBusy, StorageUnavailable
-from server.ingest.riders import NoRiders
+from server.ingest.piggyback import NoSteps
 from server.model import Event
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from automation.subscriptions.values import DeliveryRequest, SearchBounds, Settlement, TakeOver
     from server.delivery.dispatcher import Dispatcher
-    from server.ingest.riders import Rider, Riders
+    from server.ingest.piggyback import PiggybackedStep, StepSource
 
 T = TypeVar("T")
 
@@ -294,10 +294,10 @@ class ModelDatabase:
 
 
 class ModelCommits:
-    """A group commit of one writer: groups of steps that are due, and matches that are recorded with riders."""
+    """A group commit of one writer: groups of steps that are due, and matches that are recorded with light steps."""
 
     def __init__(self, database: ModelDatabase, model: ModelSubscription) -> None:
-        self.riders: Riders = NoRiders()
+        self.steps: StepSource = NoSteps()
         self._database = database
         self._model = model
         self._wake = asyncio.Event()
@@ -313,36 +313,36 @@ class ModelCommits:
             await self._wake.wait()
             self._wake.clear()
             async with self._turn:
-                await self._commit(self.riders.board_due(), 0)
-            if self.riders.due:
+                await self._commit(self.steps.begin_due(), 0)
+            if self.steps.due:
                 self._wake.set()
 
     async def record(self, count: int) -> int:
-        """Record matches with all that can ride. Return the end of the log."""
+        """Record matches with the light steps. Return the end of the log."""
         async with self._turn:
-            await self._commit(self.riders.board({PROJECT}), count)
+            await self._commit(self.steps.begin_light({PROJECT}), count)
         return self._model.head
 
-    async def _commit(self, riders: Sequence[Rider], count: int) -> None:
+    async def _commit(self, steps: Sequence[PiggybackedStep], count: int) -> None:
         def work(_: Any) -> None:
             first = self._model.head + 1
             self._model.head += count
             recorded = Recorded([_match(at) for at in range(first, first + count)])
-            for rider in riders:
-                rider.run(None, recorded)  # type: ignore[arg-type]
+            for step in steps:
+                step.run(None, recorded)  # type: ignore[arg-type]
 
         try:
             await self._database.write(work)
         except StorageBusy:
             # Nothing was committed: senders try again, and so do the steps.
-            for rider in riders:
-                rider.put_back()
+            for step in steps:
+                step.requeue()
         except StorageUnavailable as error:
-            for rider in riders:
-                rider.fail(error)
+            for step in steps:
+                step.fail(error)
         else:
-            for rider in riders:
-                rider.end()
+            for step in steps:
+                step.end()
 
 
 class ModelMatches:

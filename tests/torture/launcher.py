@@ -63,7 +63,7 @@ class Failpoint:
 def parts_of(work: Any) -> list[str]:
     """Return the parts of the server whose work a transaction does: a group commit may do both."""
     if isinstance(work, group_commit._Attempts):
-        return ["ingest"] * bool(work._batches) + ["settle"] * bool(work._riders)
+        return ["ingest"] * bool(work._batches) + ["settle"] * bool(work._steps)
     return ["settle"] if getattr(work, "__module__", "") == STEP else []
 
 

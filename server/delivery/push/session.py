@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from server.delivery.push.attempt_log import AttemptLog
     from server.delivery.push.budget import PushBudget
     from server.delivery.push.client import PushClient
-    from server.delivery.recent_matches import LoadedMatch, Moment
+    from server.delivery.recent_matches import LoadedMatch, LoadStamp
     from server.metrics import Metrics
     from server.tracing.tracer import Tracer
 
@@ -162,7 +162,7 @@ class PushSession:
         """Begin to send deliveries, in their order; return those that cannot be sent now."""
         self._held |= {delivery.id: delivery for delivery in deliveries}
         loaded: Sequence[LoadedDelivery] = ()
-        moment = self._tools.reader.moment()
+        stamp = self._tools.reader.load_stamp()
         try:
             loaded = await load_deliveries(self._tools.reader, dispatcher, deliveries)
         finally:
@@ -174,7 +174,7 @@ class PushSession:
                 delivery, match = waiting[0]
                 body = await self._body(dispatcher, delivery, match)
                 if body is not None:
-                    confirm = partial(self._is_deliverable, dispatcher, delivery, moment)
+                    confirm = partial(self._is_deliverable, dispatcher, delivery, stamp)
                     send = partial(self._send, dispatcher, delivery, body, match.event.traceparent, confirm)
                     if not await self._begin(len(body), send):
                         break
@@ -212,9 +212,9 @@ class PushSession:
         request.add_done_callback(self._requests.discard)
         return True
 
-    async def _is_deliverable(self, dispatcher: Dispatcher, delivery: Delivery, moment: Moment) -> bool:
-        """Return whether a match loaded at a moment may still be sent. If not, its delivery is settled or returned."""
-        if not self._tools.reader.may_have_changed(moment):
+    async def _is_deliverable(self, dispatcher: Dispatcher, delivery: Delivery, stamp: LoadStamp) -> bool:
+        """Return whether a match loaded at a stamp may still be sent. If not, its delivery is settled or returned."""
+        if not self._tools.reader.may_have_changed(stamp):
             return True
         try:
             return bool(await load_deliveries(self._tools.reader, dispatcher, [delivery]))

@@ -8,8 +8,8 @@ import msgspec
 from uuid_utils import uuid7
 
 from automation.conditions.tracing import MAX_SHOWN, Shown
-from server.budgets import CONTACT_BUDGET, MAX_DEPTH, MAX_RESPONSE_BYTES
 from server.emails import normalize_email
+from server.payload_checks import CONTACT_BUDGET, MAX_DEPTH, MAX_RESPONSE_BYTES
 from server.rpc.messages.enums import REASON_KIND, VERDICT
 from server.rpc.messages.events import write_coercion, write_event, write_violation
 from server.rpc.messages.structs import depth_of, read_struct, write_value
@@ -20,7 +20,7 @@ from signalbox.v1 import automations_pb2 as pb
 if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Value
 
-    from automation.conditions.errors import ConditionError
+    from automation.conditions.errors import ConditionProblem
     from automation.conditions.tracing import Clause
     from server.services.explanations import ConditionTest, EventExplanation
     from server.services.match_reasons import BlockingReason, Explanation
@@ -102,7 +102,7 @@ def _write_shown(shown: Shown, into: Value) -> bool:
     return True
 
 
-def _write_error(error: ConditionError) -> pb.ConditionError:
+def _write_error(error: ConditionProblem) -> pb.ConditionError:
     return pb.ConditionError(line=error.line, column=error.column, reason=error.reason, message=error.message)
 
 

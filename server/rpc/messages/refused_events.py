@@ -15,7 +15,7 @@ from server.rpc.messages.times import read_timestamp, write_timestamp
 from server.rpc.response_size import size_of
 from server.services.quarantine import Selection, check_ids
 from server.status import CODES, cut
-from server.storage.refused_events import RefusalError, RefusedFilter
+from server.storage.refused_events import RefusalCause, RefusedFilter
 from signalbox.v1 import event_ingest_pb2
 from signalbox.v1 import refusals_pb2 as pb
 
@@ -102,7 +102,7 @@ def refused_event_message(refused: RefusedEvent) -> pb.RefusedEvent:
     return message
 
 
-def _error(error: RefusalError) -> event_ingest_pb2.EventError:
+def _error(error: RefusalCause) -> event_ingest_pb2.EventError:
     # A rule that only a dialect has is not among the reasons of the service.
     code: Any = CODES.get(error.reason, StatusCode.INVALID_ARGUMENT).value
     return event_ingest_pb2.EventError(
@@ -152,4 +152,4 @@ def _error_of(error: Exception) -> event_ingest_pb2.EventError:
     reason = getattr(error, "reason", "")
     if not reason or reason in CODES:
         return write_error(error)
-    return _error(RefusalError(reason, str(error)))
+    return _error(RefusalCause(reason, str(error)))

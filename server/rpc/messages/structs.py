@@ -14,13 +14,13 @@ from google.protobuf.struct_pb2 import NullValue, Struct, Value
 from registry.json_values import number_problem, too_deep, too_large, value_path, violation_at
 from registry.paths import property_path
 from registry.stored_json import clamped
-from server.budgets import EVENT_BUDGET, check_count
 from server.errors import InvalidArgument
+from server.payload_checks import EVENT_BUDGET, check_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from server.budgets import PayloadBudget
+    from server.payload_checks import PayloadBudget
 
 NO_KIND: Final = "is a google.protobuf.Value without a kind; for null, set null_value"
 """The fault of a Value that a client left empty, often by a misspelled field, to follow its path."""

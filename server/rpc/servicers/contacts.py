@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from server.budgets import CONTACT_BUDGET
 from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.paging import PageRequest
+from server.payload_checks import CONTACT_BUDGET
 from server.rpc.messages.contacts import write_contact, write_record
 from server.rpc.messages.structs import read_struct
 from server.rpc.response_size import write_page

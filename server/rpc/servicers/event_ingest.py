@@ -26,7 +26,7 @@ from server.rpc.messages.receipts import result_steps, write_results
 from server.rpc.messages.times import read_timestamp
 from server.rpc.request_size import request_size
 from server.rpc.response_size import write_page
-from server.rpc.sent_event import SentEvent
+from server.rpc.send_event_json import SentEvent
 from server.shutdown import until
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb

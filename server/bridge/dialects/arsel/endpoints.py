@@ -28,12 +28,12 @@ from server.bridge.operations import (
 )
 from server.bridge.routes import Route
 from server.bridge.sending import send
-from server.budgets import CONTACT_BUDGET, check_json, storable_json
 from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.http.errors import InvalidBody
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
+from server.payload_checks import CONTACT_BUDGET, check_json, storable_json
 from server.services.contacts import ContactRef
 
 if TYPE_CHECKING:

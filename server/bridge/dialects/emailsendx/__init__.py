@@ -11,15 +11,15 @@ from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.emailsendx.bodies import ErrorAnswer, Fired, FiredAnswer
 from server.bridge.dialects.emailsendx.endpoints import ROUTES, RULES, read_event
 from server.bridge.dialects.emailsendx.errors import ERRORS, write_error
-from server.bridge.rate_limits import Headers, Quota, RateLimit
+from server.bridge.rate_limits import Headers, RateLimit, RateLimitState
 from server.model import Dialect
 
 
-def _rate_headers(quota: Quota) -> Headers:
+def _rate_headers(state: RateLimitState) -> Headers:
     return (
-        (b"x-ratelimit-limit", b"%d" % quota.limit),
-        (b"x-ratelimit-remaining", b"%d" % quota.remaining),
-        (b"x-ratelimit-reset", b"%d" % quota.reset_at),
+        (b"x-ratelimit-limit", b"%d" % state.limit),
+        (b"x-ratelimit-remaining", b"%d" % state.remaining),
+        (b"x-ratelimit-reset", b"%d" % state.reset_at),
     )
 
 

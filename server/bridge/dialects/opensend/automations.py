@@ -21,7 +21,7 @@ from server.bridge.dialects.opensend.documents import (
 )
 from server.bridge.dialects.opensend.validation import BodyReader, rule_broken
 from server.bridge.messages import Request, Response
-from server.budgets import AUTOMATION_BUDGET, check_json
+from server.payload_checks import AUTOMATION_BUDGET, check_json
 
 if TYPE_CHECKING:
     from automation.automations import Automation

@@ -21,9 +21,9 @@ from server.bridge.dialects.opensend.validation import BodyReader, Violations
 from server.bridge.messages import Request, Response
 from server.bridge.operations import all_definitions, definition_by_id, find_definition, page_by_id, update_definition
 from server.bridge.sending import send
-from server.budgets import check_json
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts, UnknownIds
+from server.payload_checks import check_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.resend.bodies import ErrorAnswer, SentEvent
 from server.bridge.dialects.resend.endpoints import ROUTES, RULES, read_event
 from server.bridge.dialects.resend.errors import ERRORS, write_error
-from server.bridge.rate_limits import Headers, Quota, RateLimit, ratelimit_headers
+from server.bridge.rate_limits import Headers, RateLimit, RateLimitState, ratelimit_headers
 from server.model import Dialect
 
 _NOT_SERVED = (
@@ -28,8 +28,8 @@ _NOT_SERVED = (
 """Paths of Resend without routes here: they respond with Resend's 404, and without a key with its 401."""
 
 
-def _rate_headers(quota: Quota) -> Headers:
-    return (*ratelimit_headers(quota), (b"ratelimit-policy", b"%d;w=1" % quota.limit))
+def _rate_headers(state: RateLimitState) -> Headers:
+    return (*ratelimit_headers(state), (b"ratelimit-policy", b"%d;w=1" % state.limit))
 
 
 def _demo_call(event: DemoEvent) -> DemoCall:

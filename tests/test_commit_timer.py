@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from registry.errors import InvalidName
-from server.ingest import gathering
+from server.ingest import commit_timer
 from server.ingest.commit_queue import CommitQueue
+from server.ingest.commit_timer import CommitTimer
 from server.ingest.draft import Batch, BatchMode, Draft
-from server.ingest.gathering import Gathering
 
 SENDERS = 5
 """Enough that the next commit waits for all of them but one."""
@@ -25,7 +25,7 @@ class Gathered:
     def __init__(self) -> None:
         self.queue = CommitQueue(1_000)
         self.woken = 0
-        self.gathering = Gathering(self.queue, self._wake)
+        self.timer = CommitTimer(self.queue, self._wake)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -36,18 +36,18 @@ class Gathered:
         done = asyncio.get_running_loop().create_future()
         batch = Batch(snapshot, (draft,), BatchMode.INDEPENDENT, done)
         self.queue.push(batch)
-        self.gathering.schedule(batch)
+        self.timer.schedule(batch)
 
     def commit(self, seconds: float = 0.0) -> None:
-        self.gathering.took(self.queue.take())
+        self.timer.took(self.queue.take())
         time.sleep(seconds)
-        self.gathering.committed()
+        self.timer.committed()
         self.woken = 0
 
 
 @pytest.fixture
 def gathered(monkeypatch: pytest.MonkeyPatch) -> Gathered:
-    monkeypatch.setattr(gathering, "GATHER_SECONDS", 60)
+    monkeypatch.setattr(commit_timer, "GATHER_SECONDS", 60)
     return Gathered()
 
 
@@ -70,7 +70,7 @@ async def test_refused_events_alone_are_stored_for_a_share_of_the_time(gathered:
     gathered.commit(seconds=0.01)
     for project_pk in (1, 2):
         gathered.send(refused=True, project_pk=project_pk)
-    assert (gathered.woken, gathered.gathering.waiting) == (0, True)
+    assert (gathered.woken, gathered.timer.waiting) == (0, True)
     async with asyncio.timeout(10):
         while gathered.woken == 0:  # noqa: ASYNC110 - what is waited for counts and does not tell
             await asyncio.sleep(0.001)
@@ -78,7 +78,7 @@ async def test_refused_events_alone_are_stored_for_a_share_of_the_time(gathered:
     gathered.send(refused=True)
     assert gathered.woken == 0
     gathered.send(project_pk=3)
-    assert (gathered.woken, gathered.gathering.waiting, len(gathered.queue.take())) == (1, False, 2)
+    assert (gathered.woken, gathered.timer.waiting, len(gathered.queue.take())) == (1, False, 2)
 
 
 async def test_refused_events_wait_for_nobody_where_nothing_is_recorded(gathered: Gathered) -> None:

@@ -27,7 +27,7 @@ MAX_LOGGED: Final = 10_000
 """The projects and reasons that are logged apart; beyond it, further ones are only counted in the metrics."""
 
 
-class Refusals:
+class RefusalLog:
     """Counts and logs refused events."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -52,14 +52,14 @@ class Refusals:
         for (event, reason), count in kinds.items():
             self._metrics.count_refused_events(project_id, event, reason, count)
         for reason, count in reasons.items():
-            self._log(project_id, reason, count, batch.caller.door)
+            self._log(project_id, reason, count, batch.caller.api)
 
-    def _log(self, project_id: str, reason: str, count: int, door: str) -> None:
+    def _log(self, project_id: str, reason: str, count: int, api: str) -> None:
         place = (project_id, reason)
         if place in self._counts:
             self._counts[place] += count
         elif len(self._counts) < MAX_LOGGED:
-            log.warning("events_refused", project=project_id, reason=reason, count=count, door=door)
+            log.warning("events_refused", project=project_id, reason=reason, count=count, door=api)
             self._counts[place] = 0
             asyncio.get_running_loop().call_later(LOG_SECONDS, self._log_rest, place)
 

@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 from registry.errors import PayloadRejected, Violation
 from server.call_context import SERVER
 from server.errors import ContactNotFound, QueueFull
-from server.ingest import refusals
+from server.ingest import refusal_log
 from server.ingest.draft import Draft
-from server.ingest.refusals import Refusals
+from server.ingest.refusal_log import RefusalLog
 from server.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ REJECTED = PayloadRejected((Violation("properties.secret", "UNKNOWN_PROPERTY", "
 def test_refused_events_are_counted_by_project_and_reason_and_others_are_not() -> None:
     metrics = Metrics()
     batch: Any = Batch(REJECTED, REJECTED, ContactNotFound(ADDRESS), QueueFull(), None)
-    Refusals(metrics)._metrics.count_refused_events("p2", "order", "PAYLOAD_REJECTED", 5)
-    counted = Refusals(metrics)
+    RefusalLog(metrics)._metrics.count_refused_events("p2", "order", "PAYLOAD_REJECTED", 5)
+    counted = RefusalLog(metrics)
     counted._log = lambda *_: None  # type: ignore[method-assign]
     counted.note(batch)
     value, name = metrics.registry.get_sample_value, "signalbox_events_refused_total"
@@ -55,8 +55,8 @@ def test_refused_events_are_counted_by_project_and_reason_and_others_are_not() -
 
 
 async def test_the_log_has_a_line_a_minute_and_nothing_of_the_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "LOG_SECONDS", 1_000.0)
-    noted = Refusals(Metrics())
+    monkeypatch.setattr(refusal_log, "LOG_SECONDS", 1_000.0)
+    noted = RefusalLog(Metrics())
     with capture_logs() as lines:
         for _ in range(50):
             batch: Any = Batch(REJECTED, ContactNotFound(ADDRESS))

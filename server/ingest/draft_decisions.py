@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from server.errors import ContactNotFound
-from server.ingest.contacts import NOBODY, CommitContacts, IfUnknown, if_unknown
+from server.ingest.contacts import NOBODY, CommitContacts, UnknownContactAction, unknown_contact_action
 from server.ingest.idempotency import EarlierSends
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def _unknown_contact(draft: Draft, rules: Rules) -> ContactKey | None:
 
     Set the draft's error if the rules refuse such an event.
     """
-    fate = if_unknown(draft, rules)
-    if fate is IfUnknown.REFUSE:
+    action = unknown_contact_action(draft, rules)
+    if action is UnknownContactAction.REFUSE:
         draft.error = ContactNotFound(draft.contact_id or draft.email)
-    return None if fate is IfUnknown.CREATE else NOBODY
+    return None if action is UnknownContactAction.CREATE else NOBODY
 
 
 def preview(connection: Connection, batch: Batch, previewed: dict[str, str]) -> None:

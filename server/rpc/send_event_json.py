@@ -3,7 +3,7 @@
 `plain_draft` reads what nearly every request is, a flat event of few known fields. It returns None for anything else,
 valid or not: then the request is read as every other one (`json_reading`), which knows all forms and all errors.
 `SentEvent` is the response, which is written as a message or as JSON, as its transport wants it. Both give what the
-messages would, which `tests/test_sent_event.py` compares.
+messages would, which `tests/test_send_event_json.py` compares.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from registry.errors import SignalboxError
-from server.budgets import MAX_RESPONSE_BYTES
 from server.emails import normalize_email
 from server.ingest.draft import Draft, check_idempotency_key
+from server.payload_checks import MAX_RESPONSE_BYTES
 from server.rpc.json_writing import timestamp_text, write_json
 from server.rpc.messages.enums import COERCION_KIND, View
 from server.rpc.messages.receipts import started_matches, write_receipt

@@ -43,8 +43,8 @@ REST: Final = 4
 GATHER_SECONDS."""
 
 
-class Gathering:
-    """Wakes the task of the commits when a group has gathered."""
+class CommitTimer:
+    """Wakes the task that commits when the next group should begin."""
 
     def __init__(self, queue: CommitQueue, wake: Callable[[], None]) -> None:
         self._queue = queue
@@ -64,11 +64,11 @@ class Gathering:
         """Wake the task when it is time. `batch` has just been queued."""
         newcomer = batch is not None and not batch.refused and batch.snapshot.project_pk not in self._latest
         if newcomer or at_once or self._queue.recordable >= self._expected:
-            self._gathered()
+            self._expire()
         elif self._timer is None:
             seconds = GATHER_SECONDS if self._queue.recordable else self._refused_wait()
             if seconds > 0:
-                self._timer = asyncio.get_running_loop().call_later(seconds, self._gathered)
+                self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
             else:
                 self._wake()
 
@@ -97,8 +97,8 @@ class Gathering:
             return 0
         return GATHER_SECONDS if self._expected > 1 else self._rests_until - now
 
-    def _gathered(self) -> None:
-        """Wake the task: no further batches are awaited."""
+    def _expire(self) -> None:
+        """Wake the task, and wait for no further batches."""
         self._end_wait()
         self._wake()
 

@@ -1,14 +1,14 @@
-"""Steps of delivery that ride with a group commit: one transaction, one durable write for events and deliveries.
+"""Steps of subscriptions that are taken in a group commit: one durable write for events and deliveries.
 
-    board      with a group: the steps that are due, and those of idle subscriptions that can take its matches
+    begin      with a group: the steps that are due, and light ones of idle subscriptions that can lease its matches
     run        in the transaction, after the matches of the group are stored, which the step need not read
     end        once the transaction is durable: matches reach their consumers when the senders get their responses
-    put back   the transaction was rolled back for another reason than this step, which is taken again
+    requeue    the transaction was rolled back, but not because of this step, which is taken again
     fail       the step failed, or may or may not be stored
 
-What riding costs the senders is bounded: with events, only light steps ride. The others have groups of their own,
-between those of the senders. A transaction that a rider breaks is repeated without riders, so that no step fails a
-sender.
+The cost for the senders is bounded: with events, only light steps are taken. The others have groups of their own,
+between those of the senders. A transaction that fails because of a step is repeated without steps, so that no step
+fails a sender.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.log_reading import Recorded
 
 
-class Rider(Protocol):
+class PiggybackedStep(Protocol):
     """A step that has begun."""
 
     project_pk: int
@@ -36,7 +36,7 @@ class Rider(Protocol):
         """Hand out the results. The transaction is durable."""
         ...
 
-    def put_back(self) -> None:
+    def requeue(self) -> None:
         """Take the step again. The transaction was rolled back."""
         ...
 
@@ -45,14 +45,14 @@ class Rider(Protocol):
         ...
 
 
-class Riders(Protocol):
+class StepSource(Protocol):
     """The subscriptions in use."""
 
-    def board(self, project_pks: Collection[int]) -> Sequence[Rider]:
+    def begin_light(self, project_pks: Collection[int]) -> Sequence[PiggybackedStep]:
         """Begin the light steps that can be taken with a commit of events of these projects."""
         ...
 
-    def board_due(self) -> Sequence[Rider]:
+    def begin_due(self) -> Sequence[PiggybackedStep]:
         """Begin steps that are due, as many as one transaction takes."""
         ...
 
@@ -62,15 +62,15 @@ class Riders(Protocol):
         ...
 
 
-class NoRiders:
-    """Nobody rides: there are no subscriptions."""
+class NoSteps:
+    """A source without steps, where there are no subscriptions."""
 
     due = False
 
-    def board(self, project_pks: Collection[int]) -> Sequence[Rider]:
+    def begin_light(self, project_pks: Collection[int]) -> Sequence[PiggybackedStep]:
         """Return no step."""
         return ()
 
-    def board_due(self) -> Sequence[Rider]:
+    def begin_due(self) -> Sequence[PiggybackedStep]:
         """Return no step."""
         return ()
