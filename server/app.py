@@ -13,7 +13,8 @@ import structlog
 
 from server import runtime
 from server.api.server import GrpcServer
-from server.auditing import AuditedChanges
+from server.audit.audited_changes import AuditedChanges
+from server.audit.settings_changes import record_settings
 from server.auth import admin_key
 from server.auth.access import Access
 from server.background.audit_retention import AuditRetention
@@ -94,7 +95,6 @@ from server.services.projects import Projects
 from server.services.quarantine import EventApi, Quarantine
 from server.services.runs import Runs
 from server.settings import admin_key_file
-from server.settings_audit import record_settings
 from server.sharing.loop_time import LoopTime
 from server.shutdown import Shutdown
 from server.storage.database import open_database

@@ -31,6 +31,7 @@ FORBIDDEN = {
     "automation": {"server", "tests", *PROTOCOLS},
     "server": {"tests"},
     "server/auth": CORE,
+    "server/audit": CORE,
     "server/background": CORE,
     "server/delivery": CORE,
     "server/ingest": CORE,

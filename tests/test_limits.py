@@ -14,9 +14,10 @@ from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
-from server import auditing, call_context, call_log, emails, paging, payload_checks
+from server import call_context, call_log, emails, paging, payload_checks
 from server.api import open_services
 from server.api import server as grpc_server
+from server.audit import audited_changes
 from server.auth import access
 from server.background import freed_memory, statistics
 from server.bridge import app as bridge_app
@@ -104,7 +105,7 @@ LIMITS = {
     "REST: an answer that the client does not read": seconds(http_connection.WRITE_SECONDS),
     "Keys not seen before that are looked up at once": number(access.MAX_LOOKUPS),
     "Grace period of a rotated secret": number(projects.MAX_GRACE / SECOND / 86_400, "days"),
-    "A resource in an entry of the audit log": size(auditing.MAX_CONTENT_BYTES),
+    "A resource in an entry of the audit log": size(audited_changes.MAX_CONTENT_BYTES),
     "Refused events that a project keeps": number(SETTINGS.quarantine_events),
     "Bytes of refused events that a project keeps": size(SETTINGS.quarantine_bytes),
     "Age of a refused event": number(SETTINGS.quarantine_retention_seconds / 86_400, "days"),

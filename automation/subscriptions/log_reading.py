@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 READ_LIMIT: Final = 1_000
 """The most matches of the log that one step reads."""
-RIDE_READ_LIMIT: Final = 100
+PIGGYBACK_READ_LIMIT: Final = 100
 """The most of them that it reads in the transaction of events, whose senders wait for it."""
 BLOCKED_LIMIT: Final = 10_000
 """With this many blocked matches, a subscription reads no further: one contact cannot fill the table."""
@@ -80,7 +80,8 @@ def read_log(
     """Read the log for first deliveries, over at most READ_LIMIT of its matches.
 
     Of a transaction that has `recorded` matches, these are known without a query. If there are earlier ones to read, up
-    to RIDE_READ_LIMIT are read, because others wait for the transaction; with a filter, all are left to a later step.
+    to PIGGYBACK_READ_LIMIT are read, because others wait for the transaction; with a filter, all are left to a later
+    step.
     """
     start = subscription.read_position
     if not capacity:
@@ -91,7 +92,7 @@ def read_log(
     if recorded is not None and recorded.matches and not caught_up:
         if subscription.filter != _NO_FILTER:
             return Reading(start, more=True)
-        limit = min(limit, RIDE_READ_LIMIT)
+        limit = min(limit, PIGGYBACK_READ_LIMIT)
     if recorded is not None and caught_up:
         matches: Sequence[Match] = [*islice(recorded.of(subscription.filter), limit)]
         end = min(recorded.matches[-1].position, start + READ_LIMIT)

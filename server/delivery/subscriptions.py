@@ -13,7 +13,7 @@ from automation.subscriptions import parked_matches, push_store, store
 from automation.subscriptions.push import PushChanges, change_push, make_secret
 from automation.subscriptions.values import SubscriptionStats
 from registry.timestamps import now_micros
-from server.auditing import AuditedChanges, AuditedValues
+from server.audit.audited_changes import AuditedChanges, AuditedValues
 from server.clock import transaction_time
 from server.delivery.start_points import resolve_start
 from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from automation.subscriptions.push import Push, PushAttempt
     from automation.subscriptions.store import SubscriptionChanges
     from automation.subscriptions.values import ParkedMatch, ParkedSelection, Subscription
-    from server.auditing import AuditRecorder
+    from server.audit.audited_changes import AuditRecorder
     from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import MatchReader, UnreadableMatch
     from server.delivery.push.push_settings import PushSettings

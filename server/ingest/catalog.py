@@ -33,7 +33,7 @@ from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
 from registry.store import active_definitions
 from registry.suggestions import Suggestions
-from server.auditing import AuditedChanges
+from server.audit.audited_changes import AuditedChanges
 from server.sharing.work_thread import SLICE_SECONDS, WorkThread
 from server.storage.projects import (
     advance_catalog,
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from registry.coercion import Coercer
     from registry.definitions import EventDefinition
-    from server.auditing import AuditRecorder
+    from server.audit.audited_changes import AuditRecorder
     from server.model import Project, Rules
     from server.storage.database import Database
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from automation.automations import Automation, AutomationChanges, NewAutomation
     from automation.runs import Run
-    from server.auditing import AuditRecorder
+    from server.audit.audited_changes import AuditRecorder
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest
     from server.sharing.work_thread import WorkThread

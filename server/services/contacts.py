@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from automation.run_transitions import cancel_runs_of_contacts
 from registry.timestamps import now_micros
-from server.auditing import AuditedChanges
+from server.audit.audited_changes import AuditedChanges
 from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
 from server.payload_checks import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
 from server.storage import contacts as store
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.auditing import AuditRecorder
+    from server.audit.audited_changes import AuditRecorder
     from server.model import Contact
     from server.paging import Page, PageRequest
     from server.storage.database import Database

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from registry.definitions import EventDefinition, NewDefinition, Revision
     from registry.schema import Compatibility, Schema
     from registry.store import DefinitionChanges
-    from server.auditing import AuditRecorder
+    from server.audit.audited_changes import AuditRecorder
     from server.auth.caller import Caller
     from server.ingest.catalog import Catalog
     from server.paging import Page, PageRequest

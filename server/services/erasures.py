@@ -25,7 +25,7 @@ import structlog
 from automation.bulk import chunks
 from automation.erasing import count_open_runs, deliveries_of_events, runs_of_contact
 from registry.timestamps import now_micros
-from server.auditing import AuditedChanges, AuditedValues
+from server.audit.audited_changes import AuditedChanges, AuditedValues
 from server.call_context import as_server
 from server.delivery.recent_matches import HELD_SECONDS, RECENT_SECONDS
 from server.recurring import SETTLING_SECONDS, Recurring, try_each
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.erasing import ErasedRuns
-    from server.auditing import AuditRecorder
+    from server.audit.audited_changes import AuditRecorder
     from server.outages import Outages
     from server.services.contacts import ContactRef
     from server.storage.database import Database

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.auditing import AuditRecorder
+    from server.audit.audited_changes import AuditRecorder
     from server.auth.access import Access
     from server.auth.caller import Caller
     from server.ingest.catalog import Catalog

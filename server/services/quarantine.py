@@ -19,7 +19,7 @@ from uuid_utils import uuid7
 from registry.errors import RowUnreadable, SignalboxError
 from registry.timestamps import format_millis
 from registry.unreadable_rows import UNREADABLE_ROWS
-from server.auditing import AuditedValues
+from server.audit.audited_changes import AuditedValues
 from server.errors import InvalidArgument, ServiceError
 from server.ingest.draft import Draft
 from server.ingest.draft_decisions import preview
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.auditing import AuditedChanges, AuditRecorder
+    from server.audit.audited_changes import AuditedChanges, AuditRecorder
     from server.ingest.ingest import Ingest
     from server.ingest.quarantine import QuarantineLimits
     from server.model import Rules

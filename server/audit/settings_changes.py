@@ -7,14 +7,14 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from server.auditing import AuditedValues
+from server.audit.audited_changes import AuditedValues
 from server.storage.audit_entries import store_settings, stored_settings
 from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from server.auditing import AuditedChanges, AuditRecorder
+    from server.audit.audited_changes import AuditedChanges, AuditRecorder
     from server.settings import Settings
 
 ACTION: Final = "StartServer"
