@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from automation import run_pages
-from automation.subscriptions import parked_matches
-from server.storage import audit_entries, event_pages, refused_event_search
-from server.storage import contacts as contact_store
 from signalbox.v1 import audit_pb2, automations_pb2, contacts_pb2, event_ingest_pb2, match_stream_pb2, refusals_pb2
 from tests.support.automations import automate, complete, list_runs
 from tests.support.consumers import acknowledge, pull, subscribe
-from tests.support.list_filters import filters_of, lists, singles_and_pairs
+from tests.support.list_filters import examine_at_most, filters_of, lists, singles_and_pairs
 from tests.support.messages import ADA, BOB, ORDER, event
 from tests.support.quarantine import KEEP
 
@@ -33,12 +29,7 @@ NOON = 1_700_000_000
 
 @pytest.fixture(autouse=True)
 def little_is_examined(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (event_pages, run_pages, contact_store, parked_matches, refused_event_search, audit_entries):
-        limits = {"EXAMINED_ROWS": 3, "EXAMINED_LOG_ROWS": 7}
-        found = {limit: rows for limit, rows in limits.items() if hasattr(module, limit)}
-        assert found, module
-        for limit, rows in found.items():
-            monkeypatch.setattr(module, limit, rows)
+    examine_at_most(monkeypatch, 3, 7)
 
 
 def seconds(time: Timestamp) -> float:

@@ -13,16 +13,12 @@ from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy import create_engine
 
-from automation import run_pages
 from automation.prepared_statements import Prepared
-from automation.subscriptions import parked_matches
 from automation.subscriptions.leasing import step
 from automation.subscriptions.store import create_subscription
 from automation.subscriptions.values import Ack, Delivery, DeliveryRequest, SearchBounds
 from automation.tables import metadata
 from server.background import statistics
-from server.storage import contacts as contact_store
-from server.storage import event_pages, refused_event_search
 from server.storage.database import open_database
 from signalbox.v1 import (
     automations_pb2,
@@ -33,7 +29,7 @@ from signalbox.v1 import (
     refusals_pb2,
 )
 from tests.support.automations import automate
-from tests.support.list_filters import filters_of, lists, singles_and_pairs
+from tests.support.list_filters import examine_at_most, filters_of, lists, singles_and_pairs
 from tests.support.messages import ADA, ORDER, event
 from tests.support.plans import plans
 from tests.support.quarantine import KEEP
@@ -200,12 +196,7 @@ FILTERS: dict[str, tuple[dict[str, Any], dict[str, list[Any]]]] = {
 async def test_no_page_of_a_list_reads_more_the_larger_its_tables_are(
     crowded: Client, backend: Backend, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (event_pages, run_pages, contact_store, parked_matches, refused_event_search):
-        limits = {"EXAMINED_ROWS": 50, "EXAMINED_LOG_ROWS": 500}
-        found = {limit: rows for limit, rows in limits.items() if hasattr(module, limit)}
-        assert found, module
-        for limit, rows in found.items():
-            monkeypatch.setattr(module, limit, rows)
+    examine_at_most(monkeypatch, 50, 500)
     always, values = FILTERS[name]
     request = lists()[name].input_type
     assert set(values) == filters_of(request) - set(always)

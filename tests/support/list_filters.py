@@ -5,14 +5,32 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from automation import run_pages
+from automation.subscriptions import parked_matches
 from server.contract import SERVICES
+from server.storage import audit_entries, event_pages, refused_event_search
+from server.storage import contacts as contact_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import pytest
     from google.protobuf.descriptor import Descriptor, MethodDescriptor
 
 PAGING = {"page_size", "page_token"}
+
+LIMITED = {
+    "EXAMINED_ROWS": (audit_entries, event_pages, parked_matches, refused_event_search, run_pages),
+    "EXAMINED_LOG_ROWS": (contact_store, event_pages, run_pages),
+}
+"""The modules whose pages examine a limited number of rows."""
+
+
+def examine_at_most(monkeypatch: pytest.MonkeyPatch, rows: int, log_rows: int) -> None:
+    """Lower the limits of rows that a page examines. Fail if a module no longer has its limit."""
+    for limit, count in (("EXAMINED_ROWS", rows), ("EXAMINED_LOG_ROWS", log_rows)):
+        for module in LIMITED[limit]:
+            monkeypatch.setattr(module, limit, count)
 
 
 def lists() -> dict[str, MethodDescriptor]:
