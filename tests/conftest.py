@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -174,9 +175,8 @@ async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         await migrated(f"sqlite:///{template}")
         yield SqliteBackend(template)
         return
-    postgres = PostgresBackend(request.getfixturevalue("postgres"))
-    yield postgres
-    await postgres.close()
+    async with aclosing(PostgresBackend(request.getfixturevalue("postgres"))) as postgres:
+        yield postgres
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 import subprocess
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -247,7 +248,7 @@ def pgbouncer() -> str:
 @pytest_asyncio.fixture
 async def pooled(postgres: Cluster, tmp_path: Path) -> AsyncIterator[Callable[[str, str], str]]:
     """Make a database, and give the function that makes its URL at an address."""
-    async with PostgresBackend(postgres).fresh(tmp_path) as store:
+    async with aclosing(PostgresBackend(postgres)) as backend, backend.fresh(tmp_path) as store:
         name = parse_postgres_url(store.url).database
         yield lambda address, query: f"postgresql://{USER}@{address}/{name}?{query}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -58,7 +59,7 @@ def test_databases_of_another_kind_or_version_have_statements_of_their_own() -> 
 
 
 async def test_no_connection_looks_up_types(postgres: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with PostgresBackend(postgres).fresh(tmp_path) as store:
+    async with aclosing(PostgresBackend(postgres)) as backend, backend.fresh(tmp_path) as store:
         for looks_up in ("_introspect_type", "_introspect_types"):
             monkeypatch.setattr(asyncpg.Connection, looks_up, lambda *_: pytest.fail("a type is looked up"))
         async with serving(store.url) as service:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from server.api.aborting import abort, set_status
+from server.api.aborting import abort, abort_at_return
 from server.call_context import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
 from server.rpc.method import served_methods
@@ -84,7 +84,7 @@ class _GrpcCall:
         if self._task is None:
             await abort(self._context, error, self._metadata)
         else:
-            set_status(self._context, error, self._metadata)
+            await abort_at_return(self._context, error, self._metadata)
 
 
 def method_handlers(

@@ -273,10 +273,10 @@ class PostgresBackend:
         self._clean: list[PostgresStore] = []
         self._filled: list[PostgresBackend] = []
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connections of this backend and of those that it made."""
         for backend in self._filled:
-            await backend.close()
+            await backend.aclose()
         for store in self._clean:
             await store.disconnect()
 
