@@ -55,7 +55,7 @@ def erase_runs(connection: Connection, project_pk: int, numbers: Sequence[int], 
     `head` is the position of the newest event. The caller holds the lock of the project's head.
     """
     parameters = _parameters(connection, project_pk, numbers)
-    # In one order: steps of subscriptions change runs, too.
+    # In one order: the steps of subscriptions change runs, too.
     locked = select(_run.status).where(_own_runs(connection)).order_by(_run.number).with_for_update()
     cancelled = sum(status in OPEN for status in connection.scalars(locked, parameters))
     is_open = _run.status.in_([*OPEN])

@@ -4,13 +4,13 @@ A decision depends only on the event, its contact and the active automations of 
 the order in which they were created, so that an automation which is added later never changes the decision on earlier
 ones:
 
-    EVENT_STEPS      once the conditions have spent this many steps, no further automation is considered
+    EVENT_COST       once the conditions have cost this many steps, no further automation is considered
     EVENT_MATCHES    once this many automations match, no further automation is considered
-    LATE_STEPS       once the late conditions have spent this many steps, no further late condition is evaluated
+    LATE_COST        once the late conditions have cost this many steps, no further late condition is evaluated
 
 An automation that is not considered does not match. It is counted, and an explanation names the limit.
 
-Outcomes that are known from an earlier evaluation are used, and count with the steps that they took.
+Outcomes that are known from an earlier evaluation are used, and count with their cost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import msgspec
 
 from automation.automations import EntryRule
-from automation.conditions.closures import LATE_STEPS
+from automation.conditions.closures import LATE_COST
 from automation.conditions.compiling import UNLIMITED, OutOfRoom
 from automation.conditions.costs import combined
 from automation.conditions.index import ConditionIndex
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from automation.conditions.subject import Subject
     from automation.conditions.values import Failure, Verdict
 
-EVENT_STEPS: Final = 200_000
+EVENT_COST: Final = 200_000
 """Two conditions at their limit, or tens of thousands of comparisons: 20 to 60 ms."""
 
 EVENT_MATCHES: Final = 1_000
@@ -53,7 +53,7 @@ Outcome: TypeAlias = "tuple[bool | Failure, int]"
 class MatchingLimit(StrEnum):
     """The limits of one event."""
 
-    STEPS = "over_step_limit"
+    COST = "over_step_limit"
     MATCHES = "over_match_limit"
     LATE = "over_late_step_limit"
 
@@ -61,15 +61,15 @@ class MatchingLimit(StrEnum):
 class Decision(msgspec.Struct):
     """Which automations one event matches, oldest first.
 
-    `failures` has the verdicts of conditions that were neither true nor false. `steps` is the cost of all conditions,
-    `spent` that of those whose outcomes were not known. If a limit was reached, the automations with keys above
-    `last_key` were not considered; those of `late` were not because of LATE_STEPS. `beyond` is the number of candidates
+    `failures` has the verdicts of conditions that were neither true nor false. `cost` is that of all conditions, in
+    steps, `spent` that of those whose outcomes were not known. If a limit was reached, the automations with keys above
+    `last_key` were not considered; those of `late` were not because of LATE_COST. `beyond` is the number of candidates
     among them. `by_late` is true if a late condition had a part in it.
     """
 
     matching: list[Automation]
     failures: Sequence[Verdict] = ()
-    steps: int = 0
+    cost: int = 0
     spent: int = 0
     limit: MatchingLimit | None = None
     last_key: int = 0
@@ -186,7 +186,7 @@ class Matcher:
         self.always = sum(
             not automation.condition and automation.entry_rule is EntryRule.EVERY_TIME for automation in automations
         )
-        self.usual_steps: float = 0.0 if before is None else before.usual_steps
+        self.usual_cost: float = 0.0 if before is None else before.usual_cost
         """The cost of recent events in steps, roughly."""
 
     def rules_out(self, properties: Mapping[str, Any]) -> bool:
@@ -194,7 +194,7 @@ class Matcher:
         for index in self._indexes:
             if not index.rules_out(properties):
                 return False
-        self.usual_steps -= self.usual_steps / 16
+        self.usual_cost -= self.usual_cost / 16
         return True
 
     def is_of(self, automations: Sequence[Automation]) -> bool:
@@ -239,16 +239,16 @@ class Matcher:
         failures: list[Verdict] = []
         passed_over: list[int] = []
         decision = Decision(matching, failures, late=passed_over)
-        steps = spent = late = 0
+        total = spent = late = 0
         for number, place in enumerate(places):
-            if steps >= EVENT_STEPS or len(matching) == EVENT_MATCHES:
-                decision.limit = MatchingLimit.STEPS if steps >= EVENT_STEPS else MatchingLimit.MATCHES
+            if total >= EVENT_COST or len(matching) == EVENT_MATCHES:
+                decision.limit = MatchingLimit.COST if total >= EVENT_COST else MatchingLimit.MATCHES
                 decision.last_key = automations[places[number - 1]].key
                 decision.beyond += len(places) - number
                 break
             condition = conditions[place]
             if condition is None:
-                steps += 1
+                total += 1
                 matching.append(automations[place])
                 continue
             if known is None and condition.plain is not None:
@@ -259,7 +259,7 @@ class Matcher:
             else:
                 if condition.late:
                     decision.by_late = True
-                    if late >= LATE_STEPS:
+                    if late >= LATE_COST:
                         passed_over.append(automations[place].key)
                         decision.beyond += 1
                         continue
@@ -269,11 +269,11 @@ class Matcher:
                     spent += found[1]
                 outcome, cost = found
                 late += cost if condition.late else 0
-            steps += cost
+            total += cost
             if outcome is True:
                 matching.append(automations[place])
             elif outcome is not False:
                 failures.append(outcome.verdict)
-        decision.steps, decision.spent = steps, spent
-        self.usual_steps += (steps - self.usual_steps) / 16
+        decision.cost, decision.spent = total, spent
+        self.usual_cost += (total - self.usual_cost) / 16
         return decision

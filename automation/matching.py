@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.conditions.compiling import UNLIMITED
 from automation.conditions.condition import Condition
-from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Matcher, MatchingLimit
+from automation.matcher import EVENT_COST, EVENT_MATCHES, Matcher, MatchingLimit
 from automation.matches import Match, MatchKind
 from automation.run_store import entries_of, waiting_runs
 from registry.log_ids import LogIds
@@ -231,7 +231,7 @@ class Matching:
         return self.matches[first:]
 
     def decide(self, matcher: Matcher, subject: Subject, known: KnownOutcomes | None = None) -> Decision:
-        """Return the decision of a matcher, and spend its steps. Raise OutOfRoom."""
+        """Return the decision of a matcher, and spend its cost. Raise OutOfRoom."""
         decision = matcher.decide(subject, known, self.room)
         self.room -= decision.spent
         return decision
@@ -258,10 +258,10 @@ class Matching:
     def _satisfied(self, waiting: Sequence[Run], subject: Subject, known: KnownOutcomes | None) -> list[Run]:
         """Return the runs whose condition holds, oldest first, within the limits of one event; others keep waiting."""
         satisfied: list[Run] = []
-        steps = 0
+        cost = 0
         for place, run in enumerate(waiting):
-            if steps >= EVENT_STEPS or len(satisfied) == EVENT_MATCHES:
-                self.failures[MatchingLimit.STEPS if steps >= EVENT_STEPS else MatchingLimit.MATCHES] += (
+            if cost >= EVENT_COST or len(satisfied) == EVENT_MATCHES:
+                self.failures[MatchingLimit.COST if cost >= EVENT_COST else MatchingLimit.MATCHES] += (
                     len(waiting) - place
                 )
                 break
@@ -273,7 +273,7 @@ class Matching:
             if found is None:
                 found = condition.spend(subject, self.room)
                 self.room -= found[1]
-            steps += found[1]
+            cost += found[1]
             if found[0] is True:
                 satisfied.append(run)
         return satisfied

@@ -209,8 +209,8 @@ class BatchTooCostly(RequestError):
     reason = "BATCH_TOO_COSTLY"
 
     @classmethod
-    def by_steps(cls, limit: int) -> Self:
-        """Return the error of a batch on which the conditions take too many steps."""
+    def by_cost(cls, limit: int) -> Self:
+        """Return the error of a batch on whose events the conditions cost too much."""
         return cls(
             f"The conditions of the project's automations take more than {limit:,} steps on the events of this batch,"
             " so none was stored; send fewer events in a batch"

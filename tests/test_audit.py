@@ -464,7 +464,7 @@ async def test_settings_that_differ_from_the_last_start_are_an_entry(database_ur
 
 
 async def test_old_entries_are_deleted(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_retention, "STEP_ENTRIES", 2)
+    monkeypatch.setattr(audit_retention, "PORTION_ENTRIES", 2)
     async with serving(database_url) as service:
         shop = await service.by_requests().shop()
         kept = len(await entries(service))

@@ -381,7 +381,7 @@ async def test_an_export_of_an_erased_contact_has_only_what_is_left(shop: Client
 
 
 async def test_an_erasure_in_many_steps_erases_all(shop: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erasures, "STEP_ROWS", 3)
+    monkeypatch.setattr(erasures, "PORTION_ROWS", 3)
     await automate(shop)
     await shop.define("anything", ANYTHING)
     await shop.send_all([event({"order_total": number}) for number in range(10)])

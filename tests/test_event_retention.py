@@ -176,7 +176,7 @@ async def test_a_long_log_is_deleted_in_small_transactions(
         sizes.append(len(positions))
         return delete_events(connection, project_pk, positions)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(event_retention, "STEP_EVENTS", 10)
+    monkeypatch.setattr(event_retention, "PORTION_EVENTS", 10)
     monkeypatch.setattr(event_retention, "delete_events", count)
     async with shop_of(database_url) as shop:
         await shop.send_all(orders(35))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from server.bridge.dialects import DIALECTS
 from server.http import body as http_body
-from server.http.body import GZIP_PIECE, decode_body, gunzip_steps
+from server.http.body import GZIP_PIECE, decode_body, gunzip_parts
 from server.http.errors import BodyTooLarge, MalformedBody
 from tests.support.bridge import Caller, calling
 from tests.support.messages import ADA, ORDER
@@ -116,7 +116,7 @@ async def test_an_unsupported_encoding_is_refused_with_the_supported_ones(
 def refused_as(body: bytes, limit: int, step: int, piece: int) -> type[Exception] | bytes:
     try:
         with patch.object(http_body, "GZIP_PIECE", piece):
-            return b"".join(gunzip_steps(body, limit, step))
+            return b"".join(gunzip_parts(body, limit, step))
     except (BodyTooLarge, MalformedBody) as error:
         return type(error)
 
@@ -135,7 +135,7 @@ def test_gzip_is_the_same_in_steps_of_any_size(content: bytes, level: int, step:
 def test_no_step_of_gzip_reads_more_than_a_piece() -> None:
     empty = b"\0\0\0\xff\xff"
     body = gzip.compress(b"")[:10] + empty * 100_000 + b"\1" + empty[1:] + bytes(8)
-    assert len(list(gunzip_steps(body, LIMIT, LIMIT))) >= len(body) // GZIP_PIECE
+    assert len(list(gunzip_parts(body, LIMIT, LIMIT))) >= len(body) // GZIP_PIECE
 
 
 # Content-Type and other headers

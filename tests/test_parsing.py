@@ -71,7 +71,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parsing, "PIECE_BYTES", 8)
-    monkeypatch.setattr(parsing, "_STEPS", 3)
+    monkeypatch.setattr(parsing, "_SLICE_TEXTS", 3)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

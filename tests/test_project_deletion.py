@@ -90,7 +90,7 @@ async def gone(store: Store, project_id: str, key: int) -> None:
 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(project_deletion, "STEP_ROWS", 7)
+    monkeypatch.setattr(project_deletion, "PORTION_ROWS", 7)
     monkeypatch.setattr(project_deletion, "LOOK_SECONDS", 0.05)
 
 

@@ -304,8 +304,8 @@ def test_no_step_has_more_members_than_a_chunk(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(module, name, counted)
     request = event_ingest_pb2.SendEventRequest()
     sizes.append(0)
-    sizes.extend(0 for _ in JsonParser(SEND_EVENT)._steps(body.encode(), request))
-    sizes.extend(0 for _ in json_writing._steps(request, {}))
+    sizes.extend(0 for _ in JsonParser(SEND_EVENT)._slices(body.encode(), request))
+    sizes.extend(0 for _ in json_writing._slices(request, {}))
     assert sum(sizes) >= 20_000
     assert max(sizes) <= json_reading.CHUNK
 

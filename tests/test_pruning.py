@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from server.background import match_retention
-from server.background.match_retention import LOOK_SECONDS, STEP_MATCHES, MatchRetention
+from server.background.match_retention import LOOK_SECONDS, PORTION_MATCHES, MatchRetention
 from server.outages import Outages
 from server.storage import paced_writes
 from server.storage.paced_writes import REST_FACTOR
@@ -53,7 +53,7 @@ class Logs:
 
     def _deletable(self, _: Any, key: int, after: int, limit: int) -> tuple[list[int], int | None]:
         """Return the next matches that may be deleted, of two that are looked at."""
-        assert limit == STEP_MATCHES
+        assert limit == PORTION_MATCHES
         looked_at = list(range(after + 1, after + 3))
         found = [position for position in looked_at if position in self.deletable[key]]
         return found, looked_at[-1] if looked_at[-1] < 6 else None

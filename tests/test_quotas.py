@@ -181,7 +181,7 @@ async def test_events_that_were_sent_again_before_the_quota_ended_are_counted(
     update = pb.UpdateProjectRequest(project=shop.project, undefined_events=pb.UNDEFINED_EVENTS_ACCEPT)
     await service.admin.projects.UpdateProject(update)
     await limit(service, shop, events_per_day=3)
-    monkeypatch.setattr(quarantine, "STEP_EVENTS", 2)
+    monkeypatch.setattr(quarantine, "PORTION_EVENTS", 2)
     request = refusals_pb2.ReingestRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter())
     response = await shop.quarantine.ReingestRefusedEvents(request)
     assert (response.recorded_count, await count(service, shop)) == (2, 2)

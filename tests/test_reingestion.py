@@ -51,7 +51,7 @@ async def reingest_all(client: Client, request: pb.ReingestRefusedEventsRequest)
 async def test_the_audit_log_says_who_sent_what_again_and_how_many(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quarantine, "STEP_EVENTS", 2)
+    monkeypatch.setattr(quarantine, "PORTION_EVENTS", 2)
     shop = await refused_shop(service, 5)
     await shop.define("late", ANYTHING)
     oldest = (await refused_events(shop))[-1]
@@ -72,7 +72,7 @@ async def test_the_audit_log_says_who_sent_what_again_and_how_many(
 async def test_a_dry_run_counts_a_key_once_however_many_pages_it_is_on(
     service: Service, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
-    monkeypatch.setattr(quarantine, "STEP_EVENTS", 4)
+    monkeypatch.setattr(quarantine, "PORTION_EVENTS", 4)
     monkeypatch.setattr(quarantine, "CALL_EVENTS", 12 // calls)
     shop = await refused_shop(service, 9, keys=2)
     await shop.send_all([event({"other": 1}, name="late", key=f"k{number}") for number in (0, 0, 5)], INDEPENDENT)
@@ -156,7 +156,7 @@ async def test_refused_events_are_deleted_after_their_retention(
     database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quarantine_retention, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(quarantine_retention, "STEP_EVENTS", 2)
+    monkeypatch.setattr(quarantine_retention, "PORTION_EVENTS", 2)
     async with serving(database_url, quarantine_retention_seconds=3_600) as service:
         shop, other = await refused_shop(service, 4), await refused_shop(service, 1)
         newest, *_ = await refused_events(shop)

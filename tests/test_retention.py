@@ -227,7 +227,7 @@ async def test_servers_of_one_database_prune_together(database_url: str, store: 
 async def test_a_long_log_is_deleted_in_small_transactions(
     database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(match_pruner, "STEP_MATCHES", 10)
+    monkeypatch.setattr(match_pruner, "PORTION_MATCHES", 10)
     sizes: list[int] = []
 
     def delete(connection: Any, project_pk: int, gone: Any) -> None:

@@ -81,9 +81,9 @@ def keys(decision: Decision) -> list[int]:
 
 def test_no_automation_is_considered_once_the_steps_of_an_event_are_used_up() -> None:
     decision = matcher_of([NONE_OF_MANY] * 10 + [""]).decide(Subject({"items": ITEMS}))
-    assert (keys(decision), decision.limit, decision.beyond) == ([], MatchingLimit.STEPS, 4)
-    assert [decision.limit_of(key) for key in (7, 8, 11)] == [None, MatchingLimit.STEPS, MatchingLimit.STEPS]
-    assert matcher.EVENT_STEPS <= decision.steps < matcher.EVENT_STEPS + 30_000
+    assert (keys(decision), decision.limit, decision.beyond) == ([], MatchingLimit.COST, 4)
+    assert [decision.limit_of(key) for key in (7, 8, 11)] == [None, MatchingLimit.COST, MatchingLimit.COST]
+    assert matcher.EVENT_COST <= decision.cost < matcher.EVENT_COST + 30_000
 
 
 def test_an_event_has_a_thousand_matches_at_most() -> None:
@@ -163,10 +163,10 @@ def test_a_changed_matcher_decides_as_a_new_one(first: list[str], second: list[s
 
 @given(CONDITIONS, SUBJECTS, st.booleans(), st.integers(0, 4_000), st.integers(50, 3_000), st.integers(1, 12))
 def test_known_outcomes_change_no_decision(
-    conditions: list[str], subject: Subject, made: bool, room: int, steps: int, matches: int
+    conditions: list[str], subject: Subject, made: bool, room: int, cost: int, matches: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matcher, "EVENT_STEPS", steps)
+        patch.setattr(matcher, "EVENT_COST", cost)
         patch.setattr(matcher, "EVENT_MATCHES", matches)
         decides = matcher_of(conditions)
         expected = decides.decide(subject)

@@ -66,7 +66,7 @@ def test_a_large_struct_is_read_in_steps_as_at_once(payload: dict[str, Any]) -> 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(structs, "_SMALL", 5)
         patched.setattr(structs, "_LARGE", 5)
-        patched.setattr(structs, "_STEP_VALUES", 2)
+        patched.setattr(structs, "_SLICE_VALUES", 2)
         found = read_in_steps(made)
     assert (found, [*found]) == (payload, sorted(payload))
 
@@ -75,7 +75,7 @@ def test_a_large_struct_is_read_in_steps_as_at_once(payload: dict[str, Any]) -> 
 def test_a_struct_of_many_values_is_read_in_many_steps(payload: dict[str, Any]) -> None:
     later: Later = []
     read_struct(struct(payload), later=later)
-    assert sum(1 for steps in later for _ in steps) >= 9_000 // structs._STEP_VALUES
+    assert sum(1 for steps in later for _ in steps) >= 9_000 // structs._SLICE_VALUES
 
 
 @pytest.mark.parametrize("payload", [{"a": [1] * 10_001}, {"a": [[1] * 99] * 120}])

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 Frame: TypeAlias = list[Any]
 Closure: TypeAlias = Callable[[Subject, Frame], Any]
 
-MAX_STEPS: Final = 100_000
-TOO_MUCH: Final = error(f"The evaluation takes more than {MAX_STEPS:,} steps")
+MAX_COST: Final = 100_000
+TOO_MUCH: Final = error(f"The evaluation takes more than {MAX_COST:,} steps")
 
-LATE_STEPS: Final = 10_000
+LATE_COST: Final = 10_000
 """The limit of a condition that reads a value which is only known in the commit, where all senders wait for it."""
 LATE_TOO_MUCH: Final = error(
-    f"The evaluation takes more than {LATE_STEPS:,} steps, the limit of conditions that read event.id,"
+    f"The evaluation takes more than {LATE_COST:,} steps, the limit of conditions that read event.id,"
     " event.received_at or contact.id"
 )
 
@@ -229,7 +229,7 @@ def conditional(condition: Closure, then: Closure, otherwise: Closure) -> Closur
     return run
 
 
-def macro(operand: Closure, body: Closure, slot: int, steps: int, *, decisive: bool) -> Closure:
+def macro(operand: Closure, body: Closure, slot: int, cost: int, *, decisive: bool) -> Closure:
     """Return the closure of `exists` or `all`: `||` or `&&` over the items of a list, or the names of an object."""
 
     def run(subject: Subject, frame: Frame) -> Any:
@@ -238,7 +238,7 @@ def macro(operand: Closure, body: Closure, slot: int, steps: int, *, decisive: b
             return items if type(items) is Failure else error(f"There are no items in {kind_of(items)}")
         failure = None
         for item in items:
-            frame[0] -= steps
+            frame[0] -= cost
             if frame[0] < 0:
                 return TOO_MUCH
             frame[slot] = item
@@ -259,7 +259,7 @@ def matches(read: Closure, regex: Regex) -> Closure:
         value = read(subject, frame)
         if type(value) is not str:
             return value if type(value) is Failure else error(f"matches takes a string, not {kind_of(value)}")
-        frame[0] -= regex.steps(value)
+        frame[0] -= regex.cost(value)
         return TOO_MUCH if frame[0] < 0 else regex.search(value) is not None
 
     return run

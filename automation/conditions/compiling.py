@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from automation.conditions.closures import (
-    LATE_STEPS,
+    LATE_COST,
     LATE_TOO_MUCH,
-    MAX_STEPS,
+    MAX_COST,
     TOO_MUCH,
     conditional,
     equals,
@@ -82,7 +82,7 @@ UNLIMITED: Final = 2**60
 
 _ABSENT: Final[Any] = object()
 
-EVALUATION_STEPS: Final = 4
+EVALUATION_COST: Final = 4
 """What beginning an evaluation costs, about half a microsecond."""
 
 LATE: Final = frozenset({("event", "id"), ("event", "received_at"), ("contact", "id")})
@@ -140,13 +140,13 @@ def compile_plain(root: Node) -> Evaluate:
 
 
 def base_cost(root: Node) -> int:
-    """Return what each evaluation of a condition costs: EVALUATION_STEPS and a step for each of its nodes."""
-    return EVALUATION_STEPS + sum(1 for _ in walk(root))
+    """Return what each evaluation of a condition costs: EVALUATION_COST and a step for each of its nodes."""
+    return EVALUATION_COST + sum(1 for _ in walk(root))
 
 
 def limited(outcome: Any, limit: int) -> Any:
-    """Return an outcome, with the message of a lower limit in place of that of MAX_STEPS."""
-    return LATE_TOO_MUCH if outcome is TOO_MUCH and limit < MAX_STEPS else outcome
+    """Return an outcome, with the message of a lower limit in place of that of MAX_COST."""
+    return LATE_TOO_MUCH if outcome is TOO_MUCH and limit < MAX_COST else outcome
 
 
 def is_late(root: Node) -> bool:
@@ -156,8 +156,8 @@ def is_late(root: Node) -> bool:
 
 def new_frame(root: Node) -> Frame:
     """Return the frame for one evaluation of a whole condition."""
-    steps = LATE_STEPS if is_late(root) else MAX_STEPS
-    return [steps] + [None] * sum(isinstance(node, Macro) for node in walk(root))
+    limit = LATE_COST if is_late(root) else MAX_COST
+    return [limit] + [None] * sum(isinstance(node, Macro) for node in walk(root))
 
 
 def compile_node(node: Node) -> Closure:
@@ -239,8 +239,8 @@ class _Compiler:
     def _macro(self, node: Macro) -> Closure:
         slot = self._depth + 1
         body = _Compiler({**self._slots, node.variable: slot}, slot).compile(node.body)
-        steps = sum(1 for _ in walk(node.body))
-        return macro(self.compile(node.operand), body, slot, steps, decisive=node.function == "exists")
+        cost = sum(1 for _ in walk(node.body))
+        return macro(self.compile(node.operand), body, slot, cost, decisive=node.function == "exists")
 
     def _call(self, node: Call) -> Closure:
         name = node.function.removeprefix(".")

@@ -28,8 +28,8 @@ def growth(node: Node) -> Growth:  # noqa: PLR0911 - a line for each operation
     total = combined(growth(part) for part in children(node) if not isinstance(node, Macro))
     match node:
         case Macro(operand=operand, body=body):
-            steps = sum(1 for _ in walk(body))
-            items = combined([(float(steps),), growth(body)])
+            cost = sum(1 for _ in walk(body))
+            items = combined([(float(cost),), growth(body)])
             return combined([growth(operand), (0.0, *(_ITEMS * coefficient for coefficient in items))])
         case Call(function=".matches", arguments=(_, Literal(value=pattern))):
             return combined([total, (1.0, len(str(pattern)) / 16)])
@@ -53,8 +53,8 @@ def combined(estimates: Iterable[Growth]) -> Growth:
 
 
 def estimated(estimate: Growth, size: int) -> float:
-    """Return the estimated steps for a payload of a size in bytes."""
-    steps = 0.0
+    """Return the estimated cost for a payload of a size in bytes."""
+    cost = 0.0
     for coefficient in reversed(estimate):
-        steps = steps * size + coefficient
-    return steps
+        cost = cost * size + coefficient
+    return cost

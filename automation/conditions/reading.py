@@ -67,8 +67,8 @@ def _property(names: list[str]) -> Closure:
     if not names:
         return lambda subject, frame: subject.properties
     if len(names) > 1:
-        steps = _steps((PROPERTIES,), names)
-        return lambda subject, frame: _descend(subject.properties, steps)
+        segments = _segments((PROPERTIES,), names)
+        return lambda subject, frame: _descend(subject.properties, segments)
     (name,) = names
     missing = _missing((PROPERTIES, name))
     return lambda subject, frame: subject.properties.get(name, missing)
@@ -76,21 +76,21 @@ def _property(names: list[str]) -> Closure:
 
 def _contact_property(names: list[str]) -> Closure:
     root = (CONTACT, PROPERTIES)
-    missing, steps = _missing(root), _steps(root, names)
+    missing, segments = _missing(root), _segments(root, names)
 
     def run(subject: Subject, frame: Frame) -> Any:
         properties = subject.contact_properties
-        return missing if properties is None else _descend(properties, steps)
+        return missing if properties is None else _descend(properties, segments)
 
     return run
 
 
-def _steps(root: tuple[str, ...], names: list[str]) -> list[tuple[str, Failure]]:
+def _segments(root: tuple[str, ...], names: list[str]) -> list[tuple[str, Failure]]:
     return [(name, _missing((*root, *names[: place + 1]))) for place, name in enumerate(names)]
 
 
-def _descend(value: Any, steps: list[tuple[str, Failure]]) -> Any:
-    for name, missing in steps:
+def _descend(value: Any, segments: list[tuple[str, Failure]]) -> Any:
+    for name, missing in segments:
         if type(value) is not dict:
             return value if type(value) is Failure else select(value, name)
         value = value.get(name, missing)

@@ -27,6 +27,6 @@ class Regex:
         self.search: Callable[[str], object] = compiled.search
         self._size: int = compiled.programsize
 
-    def steps(self, text: str) -> int:
+    def cost(self, text: str) -> int:
         """Return an upper estimate of the cost of a search in steps: the slowest patterns visit their whole program."""
         return 1 + len(text) * self._size // 64

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS: Final = 60.0
 """The interval at which old entries are looked for."""
 
-STEP_ENTRIES: Final = 200
+PORTION_ENTRIES: Final = 200
 """The entries deleted in one transaction, of up to 64 KiB each."""
 
 log = structlog.get_logger()
@@ -42,12 +42,12 @@ class AuditRetention:
 
     async def _delete_old(self) -> float:
         """Delete all that is old enough. Return the seconds until the next look."""
-        before, deleted, step = now_micros() - self._retention, 0, STEP_ENTRIES
-        while step == STEP_ENTRIES:
-            step = await write_paced(
-                self._database, lambda connection: delete_entries(connection, before, STEP_ENTRIES)
+        before, deleted, portion = now_micros() - self._retention, 0, PORTION_ENTRIES
+        while portion == PORTION_ENTRIES:
+            portion = await write_paced(
+                self._database, lambda connection: delete_entries(connection, before, PORTION_ENTRIES)
             )
-            deleted += step
+            deleted += portion
         if deleted:
             log.info("audit_entries_deleted", count=deleted)
         return LOOK_SECONDS

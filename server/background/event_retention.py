@@ -32,7 +32,7 @@ log = structlog.get_logger()
 LOOK_SECONDS = 60.0
 """The interval at which all projects are examined; a shorter retention period shortens it."""
 
-STEP_EVENTS = 500
+PORTION_EVENTS = 500
 """The events examined and deleted at a time, which takes a few milliseconds."""
 
 RETRIED_EVENTS = 10_000
@@ -115,13 +115,13 @@ class EventRetention:
                 await self._delete_at(period.project_pk, positions)
             if resume is None:
                 return None
-            examined, next_after = examined + STEP_EVENTS, resume
+            examined, next_after = examined + PORTION_EVENTS, resume
         return next_after
 
     async def _due(self, period: _Period, after: int, end: int) -> tuple[Sequence[int], int | None]:
         return await self._database.read(
             lambda connection: due_events(
-                connection, period.project_pk, period.name, period.others, after, end, STEP_EVENTS
+                connection, period.project_pk, period.name, period.others, after, end, PORTION_EVENTS
             )
         )
 

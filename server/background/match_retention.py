@@ -35,7 +35,7 @@ log = structlog.get_logger()
 LOOK_SECONDS = 60.0
 """The interval at which all projects are examined; a shorter retention period shortens it."""
 
-STEP_MATCHES = 500
+PORTION_MATCHES = 500
 """The matches deleted in one transaction, which takes a few milliseconds."""
 
 
@@ -90,7 +90,7 @@ class MatchRetention:
 
     async def _gone(self, project_pk: int, after: int) -> tuple[Sequence[int], int | None]:
         return await self._database.read(
-            lambda connection: deletable_matches(connection, project_pk, after, STEP_MATCHES)
+            lambda connection: deletable_matches(connection, project_pk, after, PORTION_MATCHES)
         )
 
     async def _delete(self, project_pk: int, positions: Sequence[int]) -> None:

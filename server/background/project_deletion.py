@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS: Final = 2.0
 """The interval at which deleted projects are looked for."""
 
-STEP_ROWS: Final = 250
+PORTION_ROWS: Final = 250
 """The most rows of one table that a transaction deletes."""
 
 log = structlog.get_logger()
@@ -51,6 +51,6 @@ class ProjectDeletion:
         more = True
         while more:
             more = await write_paced(
-                self._database, lambda connection: delete_portion(connection, project_pk, project_id, STEP_ROWS)
+                self._database, lambda connection: delete_portion(connection, project_pk, project_id, PORTION_ROWS)
             )
         log.info("project_deleted", project=project_id)

@@ -32,7 +32,7 @@ log = structlog.get_logger()
 LOOK_SECONDS: Final = 60.0
 """The interval at which all projects are examined; a shorter retention period shortens it."""
 
-STEP_EVENTS: Final = 100
+PORTION_EVENTS: Final = 100
 """The events deleted in one transaction, which takes a few milliseconds."""
 
 
@@ -70,7 +70,9 @@ class QuarantineRetention:
             self._deleted += await write_paced(self._database, partial(_delete, project_pk, old))
 
     async def _old(self, project_pk: int, before: int) -> Sequence[str]:
-        return await self._database.read(lambda connection: refused_before(connection, project_pk, before, STEP_EVENTS))
+        return await self._database.read(
+            lambda connection: refused_before(connection, project_pk, before, PORTION_EVENTS)
+        )
 
 
 def _delete(project_pk: int, ids: Sequence[str], connection: Connection) -> int:

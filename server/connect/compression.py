@@ -1,11 +1,11 @@
-"""gzip, in both directions, and bounded while inflating: in steps, so that the event loop serves others in between."""
+"""gzip, in both directions, and bounded while inflating: in parts, so that the event loop serves others in between."""
 
 from __future__ import annotations
 
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from server.http.body import ENCODINGS, GZIP_PIECE, gunzip_steps
+from server.http.body import ENCODINGS, GZIP_PIECE, gunzip_parts
 from server.http.errors import UnsupportedEncoding
 from server.sharing.current_project import current_project
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MIN_BYTES: Final = 1_024
 """Smaller responses are not compressed."""
 
-_STEP: Final = 128 * 1024
+_PART_BYTES: Final = 128 * 1024
 """Compressed in 2 ms."""
 
 _LEVEL: Final = 1
@@ -51,30 +51,30 @@ async def inflated(data: bytes, limit: int, loop_time: LoopTime) -> bytes:
     # Clients do not compress an empty message.
     if not data:
         return data
-    steps = gunzip_steps(data, limit, _STEP)
-    first = next(steps)
-    large = len(data) > GZIP_PIECE or len(first) == _STEP
-    return first + (await _joined_in_slices(steps, loop_time) if large else b"".join(steps))
+    parts = gunzip_parts(data, limit, _PART_BYTES)
+    first = next(parts)
+    large = len(data) > GZIP_PIECE or len(first) == _PART_BYTES
+    return first + (await _joined_in_slices(parts, loop_time) if large else b"".join(parts))
 
 
 async def deflated(data: bytes, loop_time: LoopTime) -> bytes:
     """Compress a message."""
-    steps = _steps(data)
-    return await _joined_in_slices(steps, loop_time) if len(data) > _STEP else b"".join(steps)
+    parts = _compressed_parts(data)
+    return await _joined_in_slices(parts, loop_time) if len(data) > _PART_BYTES else b"".join(parts)
 
 
-async def _joined_in_slices(steps: Iterator[bytes], loop_time: LoopTime) -> bytes:
-    parts = []
+async def _joined_in_slices(parts: Iterator[bytes], loop_time: LoopTime) -> bytes:
+    joined = []
     async with loop_time.slices(current_project()) as slices:
-        for part in steps:
-            parts.append(part)
+        for part in parts:
+            joined.append(part)
             if slices.used_up():
                 await slices.pause()
-    return b"".join(parts)
+    return b"".join(joined)
 
 
-def _steps(data: bytes) -> Iterator[bytes]:
+def _compressed_parts(data: bytes) -> Iterator[bytes]:
     gzip = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_HEADER)
-    for start in range(0, len(data), _STEP):
-        yield gzip.compress(data[start : start + _STEP])
+    for start in range(0, len(data), _PART_BYTES):
+        yield gzip.compress(data[start : start + _PART_BYTES])
     yield gzip.flush()

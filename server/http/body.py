@@ -190,12 +190,12 @@ def _gunzipped(body: bytes, limit: int) -> bytes:
     request.
     """
     content = bytearray()
-    for part in gunzip_steps(body, limit, limit + 1):
+    for part in gunzip_parts(body, limit, limit + 1):
         content += part
     return bytes(content)
 
 
-def gunzip_steps(body: bytes, limit: int, step: int) -> Iterator[bytes]:
+def gunzip_parts(body: bytes, limit: int, step: int) -> Iterator[bytes]:
     """Decompress one gzip member in parts of up to `step` bytes, each from up to GZIP_PIECE bytes of the body.
 
     Raise BodyTooLarge before more than `limit` bytes are returned, and MalformedBody.

@@ -24,7 +24,7 @@ import structlog
 
 from server.call_context import as_server
 from server.errors import AutomationsChanging, BatchTooCostly, InternalError, QueueFull, ServiceError
-from server.ingest.pre_evaluation import estimated_steps, room_of
+from server.ingest.pre_evaluation import estimated_cost, room_of
 from server.ingest.validate import validate_in_slices
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ class DeferredBatches:
         try:
             if batch.rounds > MAX_ROUNDS:
                 stale = batch.pre_evaluated_by is not batch.snapshot.automations
-                raise AutomationsChanging if stale else BatchTooCostly.by_steps(room_of(batch))
-            if costly or estimated_steps(batch) > room_of(batch):
+                raise AutomationsChanging if stale else BatchTooCostly.by_cost(room_of(batch))
+            if costly or estimated_cost(batch) > room_of(batch):
                 await self._evaluator.evaluate(batch)
         except ServiceError as error:
             batch.resolve(error)

@@ -1,12 +1,12 @@
 """Pre-evaluation: costly conditions are evaluated before the transaction that stores the events, and outside of it.
 
 In the transaction all senders wait, and on PostgreSQL the event loop, too. So a batch has little room for evaluating
-conditions there, COMMIT_STEPS. One that is likely to need more is pre-evaluated before it is queued; one that needed
+conditions there, COMMIT_COST. One that is likely to need more is pre-evaluated before it is queued; one that needed
 more after all is deferred, pre-evaluated, and committed then.
 
     estimate   by the texts of the conditions, the size of the request, and what recent events of the name have cost
     evaluate   in one thread, a few milliseconds at a time, projects in turn; it ends when the caller gives up
-    refuse     a batch that takes more than BATCH_STEPS, before anything is written; one event never does
+    refuse     a batch that takes more than BATCH_COST, before anything is written; one event never does
     commit     decides again, with the same limits (`automation.matcher`), and takes the outcomes that still hold
 
 An outcome holds if the condition would read the same values: the event is the same and validated by the same revision,
@@ -27,7 +27,7 @@ import msgspec
 from automation.automations import EntryRule
 from automation.conditions.costs import estimated
 from automation.conditions.subject import Subject
-from automation.matcher import EVENT_MATCHES, EVENT_STEPS, KnownOutcomes, OutcomeRecorder
+from automation.matcher import EVENT_COST, EVENT_MATCHES, KnownOutcomes, OutcomeRecorder
 from automation.matching import awaits, compiled
 from automation.run_store import waiting_runs
 from server.clock import database_now
@@ -50,23 +50,25 @@ if TYPE_CHECKING:
     from server.sharing.work_thread import WorkThread
     from server.storage.database import Database
 
-COMMIT_STEPS: Final = 100_000
-COMMIT_EVENT_STEPS: Final = 100
-"""The room of a batch in its transaction: about 15 ms, and as long for each event as storing it takes."""
+COMMIT_COST: Final = 100_000
+COMMIT_EVENT_COST: Final = 100
+"""What conditions may cost in the transaction of a batch: COMMIT_COST, and COMMIT_EVENT_COST for each of its events.
 
-BATCH_STEPS: Final = 2_000_000
-BATCH_EVENT_STEPS: Final = 1_000
-"""The most steps that the conditions may take on all events of a batch: about half a second.
+Costs are counted in steps of evaluation. 100,000 take about 15 ms; 100 take about as long as storing an event.
+"""
 
-If it is more, 1,000 for each event: large batches with many cheap conditions are nothing unusual.
+BATCH_COST: Final = 2_000_000
+BATCH_EVENT_COST: Final = 1_000
+"""What conditions may cost on all events of a batch: BATCH_COST, about half a second, or BATCH_EVENT_COST for each
+event if that is more, because large batches with many cheap conditions are common.
 """
 
 BATCH_MATCHES: Final = 10_000
 """The most matches that are stored in one transaction: about 100 ms. An independent batch is divided."""
 
 
-def estimated_steps(batch: Batch) -> float:
-    """Return what the conditions on the events of a batch are likely to take.
+def estimated_cost(batch: Batch) -> float:
+    """Return the likely cost of the conditions on the events of a batch.
 
     Raise BatchTooCostly if its events certainly have too many matches for one transaction.
     """
@@ -76,24 +78,24 @@ def estimated_steps(batch: Batch) -> float:
     each = [(draft.definition or draft.name, draft.rules) for draft in batch.drafts if draft.error is None]
     # A Counter takes three times as long for one event as all the rest here.
     kinds = dict.fromkeys(each, 1) if len(each) < 2 else Counter(each)
-    steps, matches = 0.0, 0
+    cost, matches = 0.0, 0
     for (defined, rules), count in kinds.items():
         name = defined if isinstance(defined, str) else defined.name
         ignore_case = (rules or batch.snapshot.rules).ignore_case
         matcher = batch.snapshot.automations.matcher(name, ignore_case=ignore_case)
         if matcher is not None:
-            steps += count * matcher.usual_steps
+            cost += count * matcher.usual_cost
             matches += count * min(matcher.always, EVENT_MATCHES)
             if matcher.growth:
                 constant, *others = matcher.growth
-                steps += count * constant + estimated((0.0, *others), batch.size)
+                cost += count * constant + estimated((0.0, *others), batch.size)
     _check_matches(batch, matches)
-    return steps
+    return cost
 
 
 def room_of(batch: Batch) -> int:
-    """Return the steps that a batch may spend in its transaction."""
-    return COMMIT_STEPS + COMMIT_EVENT_STEPS * len(batch.drafts)
+    """Return what the conditions on a batch may cost in its transaction."""
+    return COMMIT_COST + COMMIT_EVENT_COST * len(batch.drafts)
 
 
 def event_name(batch: Batch, draft: Draft) -> EventName:
@@ -116,7 +118,7 @@ class PreEvaluator:
 
     async def pre_evaluate_if_costly(self, batch: Batch) -> None:
         """Evaluate a batch that is likely to need more than its room in the transaction. Raise BatchTooCostly."""
-        if estimated_steps(batch) > room_of(batch):
+        if estimated_cost(batch) > room_of(batch):
             await self.evaluate(batch)
 
     async def evaluate(self, batch: Batch) -> None:
@@ -159,8 +161,8 @@ class _Work:
         for run in about.waiting:
             self._waiting[run.contact_key].append(run)
         self._now = database_now()
-        self._most = max(BATCH_STEPS, BATCH_EVENT_STEPS * len(batch.drafts))
-        self._steps = self._matches = 0
+        self._most = max(BATCH_COST, BATCH_EVENT_COST * len(batch.drafts))
+        self._cost = self._matches = 0
 
     def proceed(self) -> bool:
         """Evaluate events for a short time. Return whether all are evaluated. Raise BatchTooCostly."""
@@ -211,19 +213,19 @@ class _Work:
     ) -> PreEvaluated:
         recorder = OutcomeRecorder(subject, self._pause)
         known = KnownOutcomes(recorder.costly)
-        steps = 0
+        cost = 0
         for run in waiting:
-            if steps < EVENT_STEPS and run.wait is not None:
-                steps += recorder.outcome(compiled(run.wait.condition))[1]
+            if cost < EVENT_COST and run.wait is not None:
+                cost += recorder.outcome(compiled(run.wait.condition))[1]
         if matcher is not None:
             known.matcher, known.decision = matcher, matcher.decide(subject, recorder)
-            steps += known.decision.steps
+            cost += known.decision.cost
             if known.decision.by_late:
                 known.outcomes = recorder.outcomes
             self._matches += sum(each.entry_rule is EntryRule.EVERY_TIME for each in known.decision.matching)
-        self._steps += steps
-        if self._steps > self._most:
-            raise BatchTooCostly.by_steps(self._most)
+        self._cost += cost
+        if self._cost > self._most:
+            raise BatchTooCostly.by_cost(self._most)
         _check_matches(self._batch, self._matches)
         return PreEvaluated(subject, draft.definition.id if draft.definition else "", known)
 

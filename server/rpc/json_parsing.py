@@ -51,7 +51,7 @@ class JsonParser:
             return plain
         message = self._class()
         try:
-            for _ in self._steps(data, message):
+            for _ in self._slices(data, message):
                 pass
         except _Unreadable as error:
             raise _explained(data, error) from error
@@ -63,7 +63,7 @@ class JsonParser:
         message = self._class()
         async with loop_time.slices(key) as slices:
             try:
-                for _ in self._steps(data, message):
+                for _ in self._slices(data, message):
                     if slices.used_up():
                         await slices.pause()
             except _Unreadable as error:
@@ -72,7 +72,7 @@ class JsonParser:
             self._check(data, message)
         return message
 
-    def _steps(self, data: bytes, message: Message) -> Iterator[None]:
+    def _slices(self, data: bytes, message: Message) -> Iterator[None]:
         value = _decoded(data)
         pending: Pending = deque([(self._read, value, message, None, 1)])
         names = 0

@@ -1,4 +1,4 @@
-"""Messages from JSON, as Protocol Buffers define it: faster than the library's own, in steps, with paths in errors.
+"""Messages from JSON, as Protocol Buffers define it: faster than the library's own, in slices, with paths in errors.
 
 What the library's `json_format.Parse` accepts gives the same message here, and what it refuses is refused. But these
 are refused only here: values that are no JSON (NaN, Infinity), an empty list or text in place of an object, and a field

@@ -1,4 +1,4 @@
-"""Messages as JSON, as Protocol Buffers define it: faster than the library's own, and in steps.
+"""Messages as JSON, as Protocol Buffers define it: faster than the library's own, and in slices.
 
 The result is what the library's `json_format.MessageToJson` writes: names in lowerCamelCase, 64-bit integers as texts,
 enums by name, and no field that has its default. `tests/test_proto_json.py` compares the two.
@@ -45,7 +45,7 @@ _encode = msgspec.json.Encoder().encode
 def write_json(message: Message) -> bytes:
     """Return the JSON text of a message."""
     value: dict[str, Any] = {}
-    for _ in _steps(message, value):
+    for _ in _slices(message, value):
         pass
     return _encode(value)
 
@@ -54,7 +54,7 @@ async def write_json_in_slices(message: Message, loop_time: LoopTime, key: objec
     """Return the JSON text of a large message, as `write_json` does."""
     value: dict[str, Any] = {}
     async with loop_time.slices(key) as slices:
-        for _ in _steps(message, value):
+        for _ in _slices(message, value):
             if slices.used_up():
                 await slices.pause()
         return _encode(value)
@@ -63,12 +63,12 @@ async def write_json_in_slices(message: Message, loop_time: LoopTime, key: objec
 def json_value(message: Message) -> dict[str, Any]:
     """Return a message as plain JSON values."""
     value: dict[str, Any] = {}
-    for _ in _steps(message, value):
+    for _ in _slices(message, value):
         pass
     return value
 
 
-def _steps(message: Message, into: dict[str, Any]) -> Iterator[None]:
+def _slices(message: Message, into: dict[str, Any]) -> Iterator[None]:
     pending: Pending = deque([(_message_writer(message.DESCRIPTOR), message, into)])
     while pending:
         write, value, into = pending.popleft()

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from server.errors import MalformedRequest
-from server.rpc.messages.texts import text_check, text_steps
+from server.rpc.messages.texts import text_check, text_slices
 from server.rpc.payload_bounds import PAYLOAD, stand_in_for_large, too_large
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ PIECE_BYTES: Final = 128 * 1024
 """Parsed in 0.3 ms if it is numbers, in 3 ms if it is empty messages. What is smaller is not entered: to find the ends
 of its fields would take seven times as long as to parse them."""
 
-_STEPS: Final = 500
+_SLICE_TEXTS: Final = 500
 """Fields and texts that are passed between two looks at the clock."""
 
 _MAX_DEPTH: Final = 64
@@ -66,8 +66,8 @@ class Parser:
             except DecodeError as error:
                 raise self._malformed() from error
             if self._check_texts is not None and b"\0" in data:
-                for index, _ in enumerate(text_steps(message)):
-                    if index % _STEPS == 0:
+                for index, _ in enumerate(text_slices(message)):
+                    if index % _SLICE_TEXTS == 0:
                         await slices.pause()
         return message
 
@@ -114,7 +114,7 @@ class _Merging:
                 start = after
             place = after
             passed += 1
-            if passed % _STEPS == 0:
+            if passed % _SLICE_TEXTS == 0:
                 await slices.pause()
         message.MergeFromString(data[start:end])
 

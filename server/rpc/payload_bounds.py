@@ -70,7 +70,7 @@ def stand_in_for_many(payload: Struct) -> None:
 
 
 def name_counts(payload: dict[str, Any]) -> Iterator[int]:
-    """Yield the numbers of names in the objects of a JSON object, in short steps."""
+    """Yield the numbers of names in the objects of a JSON object, a few at a time."""
     yield len(payload)
     level: list[Any] = [payload]
     while level:

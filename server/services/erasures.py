@@ -67,10 +67,10 @@ T = TypeVar("T")
 
 log = structlog.get_logger()
 
-STEP_ROWS: Final = 100
+PORTION_ROWS: Final = 100
 """The most events or runs that one transaction erases: it takes a few milliseconds."""
 
-STEP_CHARACTERS: Final = 500_000
+PORTION_CHARACTERS: Final = 500_000
 """The most characters of events that one transaction erases, unless a single one has more."""
 
 LOOK_SECONDS: Final = 5.0
@@ -200,7 +200,7 @@ class Erasures:
             numbers := await self._database.read(partial(_next_runs, erasure.contact_key, after))
         ):
             after = numbers[-1]
-            for some in chunks(numbers, STEP_ROWS):
+            for some in chunks(numbers, PORTION_ROWS):
                 step = await self._write(partial(_erase_runs, erasure, some))
                 erased = replace(
                     erased, runs=erased.runs + step.runs, cancelled_runs=erased.cancelled_runs + step.cancelled
@@ -214,7 +214,7 @@ class Erasures:
         ):
             after = positions[-1]
             sizes = await self._database.read(partial(_sizes, project_pk, positions))
-            for some in in_portions(positions, sizes, STEP_ROWS, STEP_CHARACTERS):
+            for some in in_portions(positions, sizes, PORTION_ROWS, PORTION_CHARACTERS):
                 events, dropped = await self._write(partial(_erase_events, erasure, some))
                 erased = replace(
                     erased, events=erased.events + events, dropped_deliveries=erased.dropped_deliveries + dropped
@@ -228,7 +228,7 @@ class Erasures:
         while more:
             assert named is not None
             found, after = await self._database.read(partial(_entries, named, after))
-            for some in chunks(found, STEP_ROWS):
+            for some in chunks(found, PORTION_ROWS):
                 await self._write(partial(_erase_contents, some))
             more = after != ""
 
@@ -237,7 +237,7 @@ class Erasures:
         contact_id = await self._database.read(partial(contact_id_of, contact_key=erasure.contact_key))
         deleted = 0
         async for ids in refused_of_person(self._database, erasure.project_pk, contact_id, erasure.email):
-            for some in chunks(ids, STEP_ROWS):
+            for some in chunks(ids, PORTION_ROWS):
                 deleted += await self._write(partial(_delete_refused, erasure.project_pk, some))
         return deleted
 

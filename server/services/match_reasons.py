@@ -22,10 +22,10 @@ from automation.automation_store import (
 )
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.bulk import chunks
-from automation.conditions.closures import LATE_STEPS
+from automation.conditions.closures import LATE_COST
 from automation.conditions.condition import Condition
 from automation.conditions.values import Verdict
-from automation.matcher import EVENT_MATCHES, EVENT_STEPS, Matcher, MatchingLimit
+from automation.matcher import EVENT_COST, EVENT_MATCHES, Matcher, MatchingLimit
 from automation.run_store import entries_before
 from registry.page_sizes import PAGE_CHARACTERS
 from server.sharing.work_thread import SLICE_SECONDS
@@ -146,13 +146,13 @@ class EventLimits:
 
 
 _LIMIT_REASONS: Final = {
-    MatchingLimit.STEPS: (
+    MatchingLimit.COST: (
         BlockingKind.STEP_LIMIT,
-        f"The conditions of older automations had taken {EVENT_STEPS:,} steps on this event, the maximum",
+        f"The conditions of older automations had taken {EVENT_COST:,} steps on this event, the maximum",
     ),
     MatchingLimit.LATE: (
         BlockingKind.STEP_LIMIT,
-        f"Older conditions with event.id, event.received_at or contact.id had taken {LATE_STEPS:,} steps, the maximum",
+        f"Older conditions with event.id, event.received_at or contact.id had taken {LATE_COST:,} steps, the maximum",
     ),
     MatchingLimit.MATCHES: (
         BlockingKind.MATCH_LIMIT,

@@ -50,8 +50,8 @@ DISCARD_BYTES: Final = 4 * 1024 * 1024
 COUNTED_EVENTS: Final = 5_000
 """The events that one call counts: about 10 ms of a reading connection."""
 
-STEP_EVENTS: Final = 100
-STEP_BYTES: Final = 512 * 1024
+PORTION_EVENTS: Final = 100
+PORTION_BYTES: Final = 512 * 1024
 """What is read and sent again together, or deleted in one transaction."""
 
 REINGEST_SECONDS: Final = 5.0
@@ -170,7 +170,7 @@ class Quarantine:
         send = await self._previewing(project_pk, selection, selected) if validate_only else self._sending(selection)
         rate = 0 if validate_only else await self._ingest.events_per_second(project_pk)
         result, done = Reingested(last=last), ""
-        for ids, size in _steps(selected, min(STEP_EVENTS, rate or STEP_EVENTS)):
+        for ids, size in _portions(selected, min(PORTION_EVENTS, rate or PORTION_EVENTS)):
             # Half of the rate is left to what is sent meanwhile: that does not wait, but is refused.
             pause = len(ids) / rate if rate and done else 0.0
             if done and monotonic() + pause > end:
@@ -231,8 +231,8 @@ class Quarantine:
                     connection, project_pk, selection.filter, ids, selection.after, selection.ids
                 )
             )
-            for step, size in _steps(earlier, STEP_EVENTS):
-                await self._send_again(project_pk, step, partial(send, project_pk, size, 0.0), Reingested())
+            for portion, size in _portions(earlier, PORTION_EVENTS):
+                await self._send_again(project_pk, portion, partial(send, project_pk, size, 0.0), Reingested())
         return send
 
     async def discard(self, project_pk: int, selection: Selection, *, validate_only: bool) -> tuple[int, str]:
@@ -334,13 +334,13 @@ def _first(selected: Sequence[tuple[str, int]], room: int) -> Sequence[tuple[str
     return selected
 
 
-def _steps(selected: Sequence[tuple[str, int]], most: int) -> Sequence[tuple[list[str], int]]:
-    """Divide events into steps of at most `most`, each with its size."""
-    steps: list[tuple[list[str], int]] = []
+def _portions(selected: Sequence[tuple[str, int]], most: int) -> Sequence[tuple[list[str], int]]:
+    """Divide events into portions of at most `most`, each with its size."""
+    portions: list[tuple[list[str], int]] = []
     for refused_id, size in selected:
-        if not steps or len(steps[-1][0]) == most or steps[-1][1] + size > STEP_BYTES:
-            steps.append(([], 0))
-        ids, before = steps[-1]
+        if not portions or len(portions[-1][0]) == most or portions[-1][1] + size > PORTION_BYTES:
+            portions.append(([], 0))
+        ids, before = portions[-1]
         ids.append(refused_id)
-        steps[-1] = ids, before + size
-    return steps
+        portions[-1] = ids, before + size
+    return portions

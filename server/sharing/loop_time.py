@@ -171,9 +171,9 @@ class Slices:
         """Return whether it is time for a pause. Loops over events ask this first: `pause` takes 0.2 us more."""
         return perf_counter() >= self._ends_at or (database_thread.computes and self._loop_time.wait_credit.available)
 
-    async def run(self, steps: Iterable[object]) -> None:
-        """Take steps, each as it is asked for, with pauses between them."""
-        for _ in steps:
+    async def run(self, work: Iterable[object]) -> None:
+        """Advance an iterator that works to its end, with pauses between its items."""
+        for _ in work:
             if self.used_up():
                 await self.pause()
 

@@ -54,12 +54,12 @@ def write_receipt(draft: Draft, view: View, into: pb.EventReceipt, room: int) ->
 
 
 def write_results(drafts: Sequence[Draft], view: View, into: RepeatedCompositeFieldContainer[pb.EventResult]) -> None:
-    """Write the results of a batch, as `result_steps` does."""
-    for _ in result_steps(drafts, view, into):
+    """Write the results of a batch, as `result_slices` does."""
+    for _ in result_slices(drafts, view, into):
         pass
 
 
-def result_steps(
+def result_slices(
     drafts: Sequence[Draft], view: View, into: RepeatedCompositeFieldContainer[pb.EventResult]
 ) -> Iterator[None]:
     """Write the results of a batch, each at least in its brief form: one with each step of the iteration.

@@ -33,12 +33,12 @@ _SMALL, _SMALL_TEXT = 100, 8_000
 _LARGE: Final = 8 * 1024
 """A Struct of this size can have values for a millisecond."""
 
-_STEP_VALUES: Final = 500
+_SLICE_VALUES: Final = 500
 """Values that are read in one step, in 0.3 ms."""
 
 
 Later = list["Iterator[object]"]
-"""The steps of reading what is large, which its reader leaves to the caller. They raise InvalidArgument as it does."""
+"""The slices of reading what is large, which its reader leaves to the caller. They raise InvalidArgument as it does."""
 
 
 def read_struct(
@@ -46,7 +46,7 @@ def read_struct(
 ) -> dict[str, Any]:
     """Read a Struct, the properties in the order of their names: on the wire they have none.
 
-    With `later`, the result of a large one is filled by the steps that are appended to it.
+    With `later`, the result of a large one is filled by the slices that are appended to it.
 
     Raise InvalidArgument with the path of a value without a kind, a number that is not finite, or a broken budget.
     """
@@ -57,7 +57,7 @@ def read_struct(
         _check_size(struct, root, budget)
         check_count(len(fields), root, budget)
         if later is not None:
-            later.append(_pending_steps([(values, struct, root, 1)], 0, root, budget))
+            later.append(_pending_slices([(values, struct, root, 1)], 0, root, budget))
             return values
     characters = 0
     for name in sorted(fields):
@@ -76,11 +76,11 @@ def read_struct(
     # Most payloads are flat and so small that no budget needs a second look.
     if pending or len(values) > _SMALL or characters > _SMALL_TEXT:
         size = _check_size(struct, root, budget)
-        steps = _pending_steps(pending, len(values), root, budget)
+        slices = _pending_slices(pending, len(values), root, budget)
         if later is not None and size > _LARGE:
-            later.append(steps)
+            later.append(slices)
         else:
-            deque(steps, 0)
+            deque(slices, 0)
     return values
 
 
@@ -134,10 +134,10 @@ Pending = tuple[Any, Any, str, int]
 
 def read_pending(pending: list[Pending], count: int, root: str) -> None:
     """Fill the pending containers of an event, after `count` values were read. Raise as `read_struct` does."""
-    deque(_pending_steps(pending, count, root, EVENT_BUDGET), 0)
+    deque(_pending_slices(pending, count, root, EVENT_BUDGET), 0)
 
 
-def _pending_steps(pending: list[Pending], count: int, root: str, budget: PayloadBudget) -> Iterator[None]:
+def _pending_slices(pending: list[Pending], count: int, root: str, budget: PayloadBudget) -> Iterator[None]:
     unpaused = 0
     while pending:
         into, container, path, depth = pending.pop()
@@ -147,14 +147,14 @@ def _pending_steps(pending: list[Pending], count: int, root: str, budget: Payloa
         count += len(inside)
         check_count(count, root, budget)
         members = iter(sorted(inside.items()) if isinstance(into, dict) else enumerate(inside))
-        while step := [*islice(members, _STEP_VALUES)]:
+        while step := [*islice(members, _SLICE_VALUES)]:
             read = [(name, read_value(inner, path, name, depth + 1, pending)) for name, inner in step]
             if isinstance(into, dict):
                 into.update(read)
             else:
                 into.extend(value for _, value in read)
             unpaused += len(step)
-            if unpaused >= _STEP_VALUES:
+            if unpaused >= _SLICE_VALUES:
                 unpaused = 0
                 yield
     check_count(count, root, budget)

@@ -39,7 +39,7 @@ def text_check(descriptor: Descriptor) -> Callable[[Message], None] | None:
     return check_texts if checks else None
 
 
-def text_steps(message: Any, prefix: str = "") -> Iterator[None]:
+def text_slices(message: Any, prefix: str = "") -> Iterator[None]:
     """Check the texts of a request as `text_check` does, one at a time; the iteration may be left and continued."""
     for field in message.DESCRIPTOR.fields:
         if not _is_checked_once(field):
@@ -53,13 +53,13 @@ def text_steps(message: Any, prefix: str = "") -> Iterator[None]:
             if field.message_type is None:
                 _check_text(value, path)
             elif message.HasField(field.name):
-                yield from text_steps(value, f"{path}.")
+                yield from text_slices(value, f"{path}.")
         else:
             for index, each in enumerate(value):
                 if field.message_type is None:
                     _check_text(each, f"{path}[{index}]")
                 else:
-                    yield from text_steps(each, f"{path}[{index}].")
+                    yield from text_slices(each, f"{path}[{index}].")
                 yield
 
 

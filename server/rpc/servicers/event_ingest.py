@@ -22,7 +22,7 @@ from server.rpc.messages.events import (
     write_error,
     write_event,
 )
-from server.rpc.messages.receipts import result_steps, write_results
+from server.rpc.messages.receipts import result_slices, write_results
 from server.rpc.messages.times import read_timestamp
 from server.rpc.request_size import request_size
 from server.rpc.response_size import write_page
@@ -240,7 +240,7 @@ class _Batches:
             write_results(drafts, view, response.results)
             return
         async with self._loop_time.slices(project_pk) as slices:
-            for _ in result_steps(drafts, view, response.results):
+            for _ in result_slices(drafts, view, response.results):
                 if slices.used_up():
                     await slices.pause()
 
@@ -255,10 +255,10 @@ class _Batches:
                     await slices.pause()
 
 
-async def _finished(event: pb.EventInput, draft: Draft, steps: Iterator[object], slices: Slices) -> Draft:
+async def _finished(event: pb.EventInput, draft: Draft, work: Iterator[object], slices: Slices) -> Draft:
     """Read the rest of a large event; return a draft that is refused if that cannot be read."""
     try:
-        await slices.run(steps)
+        await slices.run(work)
     except SignalboxError as error:
         return unreadable_draft(event, error.detached())
     return draft
