@@ -80,9 +80,9 @@ def has_room(folder: str) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    from tests.support.bridge import without_repeated_refusals  # not before its assertions can be rewritten
+    from tests.support.bridge import without_repetitions  # not before its assertions can be rewritten
 
-    kept = without_repeated_refusals(items)
+    kept = without_repetitions(items)
     config.hook.pytest_deselected(items=list(set(items).difference(kept)))
     items[:] = long_ones_first(kept, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 

@@ -74,21 +74,21 @@ class Case:
         return self.what
 
 
-def without_repeated_refusals(items: Iterable[pytest.Item]) -> list[pytest.Item]:
-    """Leave out cases on PostgreSQL that are refused like an earlier one: by the same endpoint, with the same status.
+def without_repetitions(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Leave out cases on PostgreSQL that are answered like an earlier one: by the same endpoint, with the same status.
 
-    A dialect says itself why it refuses a request, before or after it has asked the database: SQLite shows all of that.
+    How a dialect reads a request and words its response is the same on every database: SQLite shows all of that.
     """
-    refused: set[tuple[object, ...]] = set()
+    answered: set[tuple[object, ...]] = set()
     kept: list[pytest.Item] = []
     for item in items:
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         case = parameters.get("case")
-        if isinstance(case, Case) and case.status >= 400 and parameters.get("backend") == "postgresql":
-            refusal = (item.path, case.call.partition("?")[0], case.status)
-            if refusal in refused:
+        if isinstance(case, Case) and parameters.get("backend") == "postgresql":
+            answer = (item.path, case.call.partition("?")[0], case.status)
+            if answer in answered:
                 continue
-            refused.add(refusal)
+            answered.add(answer)
         kept.append(item)
     return kept
 
