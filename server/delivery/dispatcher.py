@@ -28,10 +28,10 @@ Only a step finds that the log is exhausted: it had capacity left over after it 
 as of the beginning of the step, so the finding is kept with the `_availability_version` of that time and holds while
 the version is the same:
 
-    a commit of matches     increments the version, also while a step runs
-    a request of a pull     increments it as well, so that a step searches for this pull before it is answered
-    a seek or a replay      requests a step by `wake`
-    the beginning of a step drops the finding; a step that leaves matches unread, or fails, makes no other
+    a commit of matches    increments the version, also while a step runs
+    a request of a pull    increments it as well, so that a step searches for this pull before it is answered
+    a seek or a replay     requests a step by `wake`
+    a step that begins     drops the finding; if it leaves matches unread, or fails, it makes no new one
 
 The request of a stream changes only its capacity, so it does not matter whether it arrives before, during or after a
 step: it makes a step due unless the log is known to be exhausted.

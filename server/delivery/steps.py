@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 
 class Step(Protocol):
-    """The type of `automation.subscriptions.leasing.step`."""
+    """A function that takes a step as `automation.subscriptions.leasing.step` does; see there.
+
+    In a group commit it also gets `recorded`, the matches that the transaction has recorded.
+    """
 
     def __call__(
         self,

@@ -15,6 +15,8 @@ HttpError                a RequestError: the request over HTTP is not one that i
 ├── MalformedJson        the body is not JSON
 ├── InvalidBody          a field of the body breaks its rule; carries violations
 └── RateLimited          the key has reached its rate limit
+
+The docstring of an error class is its message, unless its constructor makes another.
 """
 
 from __future__ import annotations
