@@ -44,13 +44,14 @@ from tests.support.service import serving
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import asyncpg
     from sqlalchemy import Connection
 
     from server.storage.database import Database
     from signalbox.v1 import match_pb2
     from tests.support.refusals import Refusal
-    from tests.support.service import Client
-    from tests.support.stores import Store
+    from tests.support.service import Client, Service
+    from tests.support.stores import PostgresStore, Store
 
 ALL = pb.ParkedSelection(all=True)
 NEVER = 3_600.0
@@ -217,11 +218,11 @@ async def test_servers_of_one_database_prune_together(database_url: str, store: 
         shop = await one.shop()
         await automate(shop)
         with capture_logs() as logs:
-            for _ in range(20):
+            for _ in range(5):
                 await shop.send_all(orders(300))
             await kept_are(store, [])
         assert [each for each in logs if each["log_level"] == "error"] == []
-        assert (await read_from(shop, EARLIEST))[1].position == 6_000
+        assert (await read_from(shop, EARLIEST))[1].position == 1_500
 
 
 async def test_a_long_log_is_deleted_in_small_transactions(
@@ -360,7 +361,7 @@ async def test_no_seek_slips_below_a_log_that_is_being_pruned(database_url: str,
         await automate(shop)
         await subscribe(shop)
 
-        for _ in range(15):
+        for _ in range(5):
             await shop.send_all(orders(3))
             await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(await pull(shop, wait=5))))
             request = pb.SeekSubscriptionRequest(subscription="engine", start=EARLIEST)
@@ -371,6 +372,58 @@ async def test_no_seek_slips_below_a_log_that_is_being_pruned(database_url: str,
             if again:
                 await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(again)))
         await kept_are(store, [])
+
+
+@on_postgresql
+async def test_retention_waits_for_a_seek_and_keeps_its_matches(
+    service: Service, database: Database, store: PostgresStore
+) -> None:
+    """It waits for the lock of the project's head, which a seek holds while it moves the subscription."""
+    await settled_long_ago(await service.shop(), store)
+    async with store.connected() as seeking:
+        async with seeking.transaction():
+            await seeking.execute("SELECT 1 FROM project_head FOR UPDATE")
+            await seeking.execute("UPDATE subscription SET floor_position = 0, read_position = 0")
+            pruned = asyncio.create_task(MatchRetention(database, 1, Outages())._prune_all())
+            await blocked_by(seeking, pruned)
+        await pruned
+    assert await kept(store) == [1, 2, 3]
+
+
+@on_postgresql
+async def test_a_seek_waits_for_the_start_of_the_log(service: Service, store: PostgresStore) -> None:
+    """It waits for the lock of the project's head, which retention holds while it moves the start."""
+    shop = await service.shop()
+    await settled_long_ago(shop, store)
+    async with store.connected() as pruning:
+        async with pruning.transaction():
+            await pruning.execute("SELECT 1 FROM project_head FOR UPDATE")
+            await pruning.execute(
+                "INSERT INTO match_log_start (project_key, position, gone_before)"
+                " SELECT project_key, 4, 2 FROM automation_match WHERE position = 1"
+            )
+            sought = asyncio.create_task(expired(seek(shop, 0)))
+            await blocked_by(pruning, sought)
+        assert (await sought).metadata == {"earliest_position": "4"}
+    assert (await stats(shop)).floor_position == 3
+
+
+async def settled_long_ago(shop: Client, store: Store) -> None:
+    """Record three matches, which the only subscription has settled."""
+    await automate(shop)
+    await subscribe(shop)
+    await shop.send_all(orders(3))
+    await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(await pull(shop))))
+    await store.execute("UPDATE automation_match SET matched_at = 1")
+
+
+async def blocked_by(holder: asyncpg.Connection, task: asyncio.Task[Any]) -> None:
+    """Wait until a transaction waits for one that holds a lock; not if the task ends without doing so."""
+    waiting = (
+        "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+    )
+    while not task.done() and not await holder.fetchval(waiting):
+        pass
 
 
 # Runs, explanations and repeated sends
