@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from registry.coercion import MAX_VIOLATIONS, CoercedPayload, Coercion, CoercionKind, compile_schema
@@ -18,7 +18,6 @@ from registry.errors import PayloadRejected, Violation
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties, check_schema
 from registry.timestamps import parse_rfc3339
 from tests.support import boundaries
-from tests.support.laws import examples
 
 if TYPE_CHECKING:
     from registry.values import JSON
@@ -402,11 +401,7 @@ def plausible(target: PropertyType, each: Property) -> st.SearchStrategy[Any]:
 
 CASES = SCHEMAS.flatmap(lambda schema: st.tuples(st.just(schema), fitting(schema.properties) | PAYLOADS))
 
-some_cases = settings(max_examples=examples(50))
-"""To draw a case takes 8 ms, a hundred times as long as to validate it."""
 
-
-@some_cases
 @given(CASES)
 def test_any_payload_is_coerced_or_rejected_and_never_mutated(case: tuple[Schema, dict[str, JSON]]) -> None:
     schema, payload = case
@@ -416,7 +411,6 @@ def test_any_payload_is_coerced_or_rejected_and_never_mutated(case: tuple[Schema
     assert repr(payload) == repr(before)
 
 
-@some_cases
 @given(CASES)
 def test_a_coerced_payload_is_coerced_to_itself(case: tuple[Schema, dict[str, JSON]]) -> None:
     schema, payload = case
@@ -428,7 +422,6 @@ def test_a_coerced_payload_is_coerced_to_itself(case: tuple[Schema, dict[str, JS
     assert all(coercion.kind is CoercionKind.ROUNDED for coercion in twice.coercions)
 
 
-@some_cases
 @given(CASES)
 @example((Schema((Property("a", DATE),)), {"a": "2026-06-01t12:00:00z"}))
 def test_strict_accepts_only_payloads_that_lenient_leaves_unchanged(case: tuple[Schema, dict[str, JSON]]) -> None:
@@ -446,7 +439,6 @@ def test_strict_accepts_only_payloads_that_lenient_leaves_unchanged(case: tuple[
             assert parse_rfc3339(coercion.before) // 1000 == parse_rfc3339(coercion.after) // 1000
 
 
-@some_cases
 @given(CASES)
 def test_reject_accepts_the_payloads_from_which_drop_removes_nothing(case: tuple[Schema, dict[str, JSON]]) -> None:
     schema, payload = case

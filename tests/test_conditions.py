@@ -340,7 +340,7 @@ KINDS = {bool: BOOL, int: DOUBLE, float: DOUBLE, str: TEXT, type(None): NULL, li
 KINDS |= {Int: INTEGER, Timestamp: TIMESTAMP, Duration: DURATION}
 
 
-@settings(max_examples=examples(250))
+@settings(max_examples=examples(500))
 @given(conditions(("any",)), payloads, contacts)
 def test_a_value_is_of_a_kind_that_the_check_foresaw(
     text: str, properties: dict[str, Any], contact: dict[str, Any] | None

@@ -94,7 +94,7 @@ def test_a_large_value_is_cut() -> None:
     assert cut.actual == Shown('["' + "y" * 1021 + '"', truncated=True)
 
 
-@settings(max_examples=examples(200))
+@settings(max_examples=examples(400))
 @given(conditions(), payloads, contacts)
 def test_a_trace_has_the_verdict_of_the_condition(
     text: str, properties: dict[str, Any], contact: dict[str, Any] | None

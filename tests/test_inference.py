@@ -139,7 +139,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(150))
 @given(st.lists(st.dictionaries(st.sampled_from("pqr"), VALUES), min_size=1, max_size=6))
 def test_a_proposal_is_a_valid_schema_and_names_each_of_its_conflicts(payloads: list[dict[str, Any]]) -> None:
     _, check, inference = inferred(payloads)
