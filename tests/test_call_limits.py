@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import httpx
 import pytest
 from grpc import StatusCode
 
@@ -85,8 +84,7 @@ async def test_a_message_that_does_not_arrive_in_time_ends_its_call(
     channel: Any = service.channel
     idle = channel.stream_stream(STREAM_EVENTS)(metadata=shop.metadata)
     assert await ended(idle) == (StatusCode.DEADLINE_EXCEEDED, "REQUEST_TOO_SLOW")
-    async with httpx.AsyncClient() as http:
-        numbers = (await http.get(f"http://{service.http_address}/metrics")).text
+    numbers = (await service.http.get("/metrics")).text
     assert 'signalbox_refused_total{reason="REQUEST_TOO_SLOW"} 3.0' in numbers
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 import pytest_asyncio
 from prometheus_client import Histogram, generate_latest
@@ -16,13 +15,14 @@ from server.bridge import metrics_page
 from server.bridge.metrics_page import MetricsPage
 from server.metrics import PROJECT_LABEL, Metrics
 from signalbox.v1 import projects_pb2 as pb
-from tests.support.bridge import http_client
 from tests.support.messages import ADA, ORDER
-from tests.support.service import ADMIN_KEY, settings
+from tests.support.service import ADMIN_KEY, http_client, settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    import httpx
 
     from tests.support.service import Service
 
@@ -32,7 +32,7 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 @pytest_asyncio.fixture
 async def http(lasting_service: Service) -> AsyncIterator[httpx.AsyncClient]:
-    async with http_client(lasting_service) as http:
+    async with http_client(lasting_service.http_address) as http:
         yield http
 
 
@@ -93,7 +93,7 @@ async def test_a_flood_of_requests_is_answered_from_few_renderings(monkeypatch: 
 async def test_a_listener_of_its_own_serves_the_metrics_of_projects(tmp_path: Path) -> None:
     async with (
         running(settings(f"sqlite:///{tmp_path}/signalbox.db", metrics="127.0.0.1:0")) as server,
-        httpx.AsyncClient() as http,
+        http_client() as http,
     ):
         page = await http.get(f"http://{server.metrics_address}/metrics")
         assert (page.status_code, page.headers["content-type"].partition(";")[0]) == (200, "text/plain")

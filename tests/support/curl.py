@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
-import httpx
+from tests.support.service import http_client
+
+if TYPE_CHECKING:
+    import httpx
 
 _VALUED = {"-X": "method", "--request": "method", "--url": "url", "-H": "header", "--header": "header"}
 _DATA = ("-d", "--data")
@@ -30,7 +34,7 @@ async def run(command: str) -> httpx.Response:
             else:
                 name, _, said = value.partition(":")
                 headers.append((name, said.strip()))
-    async with httpx.AsyncClient() as client:
+    async with http_client() as client:
         return await client.request(
             method or ("GET" if content is None else "POST"), url, headers=headers, content=content
         )

@@ -51,9 +51,10 @@ _CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 _numbers = count(1)
 
 
-def http_client(address: str) -> httpx.AsyncClient:
-    """Return an HTTP client of a server without a key."""
-    return httpx.AsyncClient(base_url=f"http://{address}", timeout=30, verify=_CONTEXT, trust_env=False)
+def http_client(address: str = "", timeout: float = 30) -> httpx.AsyncClient:
+    """Return an HTTP client without a key: of a server, or of any that requests name."""
+    base_url = f"http://{address}" if address else ""
+    return httpx.AsyncClient(base_url=base_url, timeout=timeout, verify=_CONTEXT, trust_env=False)
 
 
 class Client:

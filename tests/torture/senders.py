@@ -13,6 +13,7 @@ from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support.history import Accepted, SeenEvent, seen
 from tests.support.messages import ALL_OR_NOTHING, INDEPENDENT, MATCHES, ORDER, event
 from tests.support.recorders import World, raise_if_cancelled, raise_unless_away, reason_of
+from tests.support.service import http_client
 from tests.torture.journal import Intent, Journal, Receipt
 from tests.torture.scenario import EMAILS, PAID, draw_properties, spoil
 
@@ -254,7 +255,7 @@ class RestSender:
         self._world, self._dialect = world, dialect
 
     async def run(self) -> None:
-        async with httpx.AsyncClient(timeout=CALL_SECONDS) as http:
+        async with http_client(timeout=CALL_SECONDS) as http:
             while await self._world.rested():
                 (intent,) = self._world.intend(self._dialect)
                 while not await self._send(http, intent):
