@@ -144,14 +144,14 @@ async def test_leases_of_a_client_that_dies_run_on(service: Service, till: Clien
 async def test_leases_of_a_slow_reader_begin_when_it_reads(till: Client) -> None:
     await till.define("large", ANYTHING)
     await automate(till, "large")
-    await subscribe(till, ack_deadline=seconds(4))
+    await subscribe(till, ack_deadline=seconds(2.5))
     await till.send_all([event({"text": "x" * 250_000}, name="large")] * 36)
     engine = await Engine.open(till, max_outstanding=1_000)
-    await asyncio.sleep(2)
+    await asyncio.sleep(1.25)
     began = time.time_ns()
     # The first ones are in the transport since they were leased; the last lease from before the reading waited for it.
     waited = batch = await engine.some()
-    while batch[0].lease_expires_at.ToNanoseconds() < began + 4e9:
+    while batch[0].lease_expires_at.ToNanoseconds() < began + 2.5e9:
         waited, batch = batch, await engine.some()
     while time.time_ns() <= waited[0].lease_expires_at.ToNanoseconds():  # noqa: ASYNC110 - a clock does not tell
         await asyncio.sleep(0.05)

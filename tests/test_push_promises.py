@@ -20,6 +20,7 @@ from tests.support.history import History, Restarted, Rules, Said
 from tests.support.messages import ANYTHING, ORDER
 from tests.support.process import server_process
 from tests.support.push_player import PushPlayer
+from tests.support.pushes import SHORT_CLAIMS
 from tests.support.receiver import LOOPBACK, push_to, receiving
 from tests.support.recorders import Operator, Sender, Watcher, World
 from tests.support.service import serving
@@ -48,7 +49,7 @@ async def test_the_promises_hold_for_receivers_that_fail_while_servers_die(datab
         world.clients.clear()
         async with playing(world, pushing, receivers):
             for life in LIVES:
-                async with server_process(database_url, tmp_path, *NETWORKS) as server:
+                async with server_process(database_url, tmp_path, *NETWORKS, launching=SHORT_CLAIMS) as server:
                     world.clients = [server.service.client(world.secret)]
                     await asyncio.sleep(SECONDS)
                     if life == "last":
@@ -70,7 +71,8 @@ async def test_the_promises_hold_while_one_server_takes_over_from_another(databa
         servers = []
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
-            servers.append(await stack.enter_async_context(server_process(database_url, tmp_path / name, *NETWORKS)))
+            starting = server_process(database_url, tmp_path / name, *NETWORKS, launching=SHORT_CLAIMS)
+            servers.append(await stack.enter_async_context(starting))
         world, pushing = await begin(await servers[0].service.shop(), receivers)
         async with playing(world, pushing, receivers):
             world.clients.append(servers[1].service.client(world.secret))

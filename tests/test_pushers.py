@@ -16,7 +16,7 @@ from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import WAIT, get, record, seconds, stats
 from tests.support.process import server_process
-from tests.support.pushes import settled
+from tests.support.pushes import SHORT_CLAIMS, settled
 from tests.support.receiver import LOOPBACK, Received, Receiver, answer, change_push, push_to, receiving
 from tests.support.service import serving
 
@@ -203,7 +203,7 @@ async def test_a_server_that_starts_again_goes_on_at_once(store: Store, tmp_path
         return answer()
 
     receiver.answering = hang_first
-    async with server_process(store.url, tmp_path, *NETWORKS) as server:
+    async with server_process(store.url, tmp_path, *NETWORKS, launching=SHORT_CLAIMS) as server:
         shop = await till(server.service)
         await push_to(shop, receiver.url, backoff=AT_ONCE)
         await record(shop, 1)
@@ -213,7 +213,7 @@ async def test_a_server_that_starts_again_goes_on_at_once(store: Store, tmp_path
         assert "whsec_" not in server.log()
         server.kill()
         await server.exit_code()
-    async with server_process(store.url, tmp_path, *NETWORKS) as server:
+    async with server_process(store.url, tmp_path, *NETWORKS, launching=SHORT_CLAIMS) as server:
         await settled(server.service.client(shop.secret), 1)
     assert [request.attempt for request in receiver.requests] == [1, 2]
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from registry import timestamps
 from registry.steady_clock import SLEW_DIVISOR, STEP_MICROS, SteadyClock
-from server.clock import CHECK_SECONDS
+from server import clock as server_clock
 from signalbox.v1 import automations_pb2
 from tests.support.automations import automate, await_event, started
 from tests.support.bridge import http_client
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
 WAIT = 10
+CHECK_SECONDS = 0.05
+"""The interval at which the servers of the tests look for steps of the clock."""
 
 
 class Clocks:
@@ -123,6 +125,7 @@ class SystemClock:
 @pytest.fixture
 def system_clock(monkeypatch: pytest.MonkeyPatch) -> SystemClock:
     clock = SystemClock()
+    monkeypatch.setattr(server_clock, "CHECK_SECONDS", CHECK_SECONDS)
     monkeypatch.setattr(timestamps, "_CLOCK", SteadyClock(lambda: clock.time_ns() // 1_000))
     return clock
 
@@ -166,7 +169,7 @@ async def test_a_clock_that_is_stepped_by_an_hour_and_back_changes_no_time(
             system_clock.ahead = ahead
             async with asyncio.timeout(WAIT):
                 while not of_clock(logs):  # noqa: ASYNC110 - a log does not tell
-                    await asyncio.sleep(CHECK_SECONDS / 20)
+                    await asyncio.sleep(CHECK_SECONDS)
             await assert_times_are_true(shop, name)
             # Neither the lease nor the wait has ended.
             assert not set(positions(held)) & set(positions(await pull(shop)))
@@ -177,6 +180,7 @@ async def test_a_clock_that_is_stepped_by_an_hour_and_back_changes_no_time(
             metrics = (await http.get("/metrics")).text
         (skew,) = [line.split()[1] for line in metrics.splitlines() if line.startswith("signalbox_clock_skew_seconds ")]
         assert abs(float(skew) - ahead / SECOND) < 2
+    await holder.close()
 
 
 def server_ahead(database_url: str, folder: Path, ahead: int) -> AbstractAsyncContextManager[Process]:

@@ -26,6 +26,7 @@ from server.delivery.match_reader import MatchReader, WatchQuery, WatchUpdate, l
 from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import Place
 from server.model import Rules
+from server.rpc.servicers import match_stream
 from server.rpc.servicers.match_stream import MatchStreamServicer
 from server.storage.database import open_database
 from server.storage.projects import get_project, insert_project
@@ -465,8 +466,11 @@ async def test_concurrent_transactions_hide_no_position_from_a_follower(database
 
 
 @on_sqlite
-async def test_a_watcher_that_reads_nothing_is_ended_and_harms_nobody(shop: Client) -> None:
+async def test_a_watcher_that_reads_nothing_is_ended_and_harms_nobody(
+    shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """BoundedMemory."""
+    monkeypatch.setattr(match_stream, "SLOW_SECONDS", 1.0)
     await shop.define(PAID, ANYTHING)
     await automate(shop, PAID)
     large = "x" * 100_000
@@ -477,9 +481,9 @@ async def test_a_watcher_that_reads_nothing_is_ended_and_harms_nobody(shop: Clie
             pass
         assert len(first.matches) <= 10
         await answer_of(lively)
-        # Longer by far than three heartbeats: nobody tells when the transport took no more.
+        # Longer by far than SLOW_SECONDS: nobody tells when the transport took no more.
         for number in range(201, 208):
-            await asyncio.sleep(0.7)
+            await asyncio.sleep(0.3)
             await shop.send(event(name=PAID))
             while not (answer := await answer_of(lively, LATEST_BEAT)).matches:
                 pass

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.04
 """Most of what a test waits for takes a second; to ask more often takes more time than the rest of the test."""
 
+SHORT_CLAIMS = ("--push-claim", "3")
+"""For `launching` of a server process: another server pushes the subscriptions of a killed one after half the time."""
+
 
 async def settled(client: Client, position: int, name: str = "engine", seconds: float = WAIT) -> pb.SubscriptionStats:
     """Wait until the ack floor is at a position."""

@@ -1,6 +1,7 @@
 """Run `signalbox` with failpoints and a clock that can be moved.
 
-    python -m tests.torture.launcher [--kill-at NAME:COUNT] [--clock FILE] [--checkpoint-pages N] -- serve ...
+    python -m tests.torture.launcher [--kill-at NAME:COUNT] [--clock FILE] [--checkpoint-pages N]
+        [--push-claim SECONDS] -- serve ...
 
 The product has no code for tests. This wraps two of its seams before its main function is called: the one method
 through which every transaction goes (`write` of a database), and the one function that reads the clock.
@@ -112,6 +113,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--kill-at", metavar="NAME:COUNT", default="")
     parser.add_argument("--clock", type=Path, metavar="FILE")
     parser.add_argument("--checkpoint-pages", type=int, metavar="N")
+    parser.add_argument("--push-claim", type=float, metavar="SECONDS")
     parser.add_argument("command", nargs="+", metavar="COMMAND")
     options = parser.parse_args(arguments)
     if options.clock:
@@ -123,6 +125,10 @@ def main(arguments: Sequence[str]) -> None:
         from server.storage import sqlite_writer
 
         vars(sqlite_writer)["CHECKPOINT_PAGES"] = options.checkpoint_pages
+    if options.push_claim:
+        from server.delivery.push import pushers
+
+        vars(pushers)["CLAIM_SECONDS"] = options.push_claim
     name, _, count = options.kill_at.partition(":")
     failpoint = Failpoint(name, int(count or 1))
     for database in (SqliteDatabase, PostgresDatabase):
