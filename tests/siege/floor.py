@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import grpc
 
 from server.rpc.call_limits import MAX_MESSAGE_BYTES
-from tests.siege.neighbour import observe_sends
+from tests.siege.neighbour import OVER, observe_sends
 from tests.siege.processes import READY_SECONDS, attacking, received
 from tests.siege.report import Floor, Report
 from tests.siege.samples import SEND, Period, Samples, quantile
@@ -40,7 +40,7 @@ async def floor_of(row: str, target: Target, seconds: float) -> Floor:
             begun = time.monotonic()
             await attacker.attack(seconds, Report(row, ""))
             during = Period(begun, time.monotonic())
-            observer.send("over")
+            observer.send(OVER)
             samples = Samples(await received(observer, READY_SECONDS))
     sends = samples.seconds(during, SEND, answered=True)
     return Floor(quantile(sends, 0.50), quantile(sends, 0.99))

@@ -16,7 +16,7 @@ import grpc
 from signalbox.v1 import event_ingest_pb2
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.siege.probe import INTERVAL, Probe
-from tests.siege.samples import DELIVERY, LATE, OK, SEND, SILENCE, Sample
+from tests.siege.samples import DELIVERY, LATE, OK, SEND, SILENCE, UNANSWERED, Sample
 from tests.siege.target import outcome_of
 from tests.support.consumers import ids, seconds
 from tests.support.messages import event
@@ -34,6 +34,9 @@ HEARTBEAT_SECONDS: Final = 1.0
 REOPEN_SECONDS: Final = 0.1
 SUBSCRIPTION: Final = "engine"
 
+OVER, SO_FAR = "over", "so far"
+"""What the observer is asked for: all samples, after which it ends, or those that it has."""
+
 
 class Neighbour:
     """The calls of the neighbour, and what came of them."""
@@ -42,6 +45,7 @@ class Neighbour:
         self._client = client
         self._sends: set[asyncio.Task[None]] = set()
         self._due: dict[int, float] = {}
+        self._unanswered: dict[int, float] = {}
         self.samples: list[Sample] = []
 
     async def send(self) -> None:
@@ -61,14 +65,20 @@ class Neighbour:
         if self._sends:
             await asyncio.wait(self._sends)
 
+    def unanswered(self) -> list[Sample]:
+        """Return a sample for each of the sends on their way."""
+        now = time.monotonic()
+        return [Sample(SEND, due, now - due, UNANSWERED) for due in self._unanswered.values()]
+
     async def _send(self, number: int, due: float) -> None:
-        self._due[number] = due
+        self._due[number] = self._unanswered[number] = due
         request = event_ingest_pb2.SendEventRequest(event=event({"order_total": number}))
         outcome = OK
         try:
             await self._client.ingest.SendEvent(request, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             outcome = outcome_of(error)
+        del self._unanswered[number]
         self.samples.append(Sample(SEND, due, time.monotonic() - due, outcome))
 
     async def consume(self) -> None:
@@ -106,7 +116,7 @@ class Neighbour:
 
 
 def observe(target: Target, pipe: Connection) -> None:
-    """Observe in this process until something is received; send all samples then."""
+    """Observe in this process until it is over; send all samples then."""
     pipe.send(asyncio.run(_observe(target, pipe)))
 
 
@@ -123,10 +133,15 @@ async def _observe_sends(target: Target, pipe: Connection) -> list[Sample]:
 
 
 async def _until_over(pipe: Connection, neighbour: Neighbour, sending: asyncio.Task[None]) -> None:
-    """Let the neighbour send until something is received, and wait for the answers."""
-    over = asyncio.Event()
-    asyncio.get_running_loop().add_reader(pipe.fileno(), over.set)
-    await over.wait()
+    """Let the neighbour send until it is over, and wait for the answers; send what there is whenever it is wanted."""
+    received = asyncio.Event()
+    asyncio.get_running_loop().add_reader(pipe.fileno(), received.set)
+    while True:
+        await received.wait()
+        if pipe.recv() == OVER:
+            break
+        received.clear()
+        pipe.send([*neighbour.samples, *neighbour.unanswered()])
     sending.cancel()
     await neighbour.settle()
     asyncio.get_running_loop().remove_reader(pipe.fileno())

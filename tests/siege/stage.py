@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.siege.attacks.rows import ATTACKS
 from tests.siege.floor import floor_of
 from tests.siege.memory import Memory
-from tests.siege.neighbour import SUBSCRIPTION, observe
+from tests.siege.neighbour import OVER, SO_FAR, SUBSCRIPTION, observe
 from tests.siege.processes import attacking
 from tests.siege.report import Felt, Report, Resident
 from tests.siege.samples import SEND, Period, Sample, Samples
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 KEYS: Final = 8
 GIVING_BACK_SECONDS: Final = 30.0
 """How long a row waits for memory that is still too much."""
+
+ASKING_SECONDS: Final = 0.5
+"""How often the observer is asked whether the neighbour is served as before."""
 
 GIVEN_BACK: Final = 64
 """Memory counts as given back once no more than this many MiB are left of it."""
@@ -126,9 +129,9 @@ class Observer:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
-    async def samples(self) -> Samples:
-        """End the observation, and return what was measured."""
-        self._pipe.send("over")
+    async def samples(self, word: str = OVER) -> Samples:
+        """Return what was measured, and end the observation unless the word is SO_FAR."""
+        self._pipe.send(word)
         found: list[Sample] = await asyncio.to_thread(self._pipe.recv)
         return Samples(found)
 
@@ -150,7 +153,7 @@ async def besiege(row: str, plan: Plan) -> Report:
             during = Period(begun, time.monotonic())
             peak = memory.peak()
             report.resident = Resident(before, peak, *await _after(memory, before, plan))
-            await asyncio.sleep(during.end + plan.bounds.back + 1 - time.monotonic())
+            await _recovered(observer, alone, during.end, plan.bounds)
             samples = await observer.samples()
     if attack.has_floor and plan.floor:
         report.floor = await floor_of(row, stage.target, plan.floor)
@@ -161,6 +164,16 @@ async def besiege(row: str, plan: Plan) -> Report:
         bounds = replace(bounds, peak_growth=attack.peak_growth)
     report.check(bounds)
     return report
+
+
+async def _recovered(observer: Observer, alone: Period, end: float, bounds: Bounds) -> None:
+    """Wait until the neighbour's sends of a whole second are as before, or until that is too late."""
+    allowed = bounds.allowed(Felt.of(await observer.samples(SO_FAR), alone).send_p99)
+    latest = end + bounds.back + 1
+    while (now := time.monotonic()) < latest:
+        if end + (await observer.samples(SO_FAR)).normal_after(end, allowed, SEND) + 1 <= now:
+            return
+        await asyncio.sleep(min(ASKING_SECONDS, latest - now))
 
 
 async def _after(memory: Memory, before: int, plan: Plan) -> tuple[int, float]:
