@@ -192,7 +192,7 @@ async def test_many_calls_with_a_key_that_is_not_cached_look_it_up_once(
 
 
 @on_sqlite
-async def test_no_call_of_thousands_at_once_ends_without_a_reason(
+async def test_no_call_of_more_than_a_thousand_at_once_ends_without_a_reason(
     service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_turns, "TURN_SECONDS", 60.0)
@@ -203,7 +203,7 @@ async def test_no_call_of_thousands_at_once_ends_without_a_reason(
             options = (("grpc.use_local_subchannel_pool", 1),)
             channel: Any = await stack.enter_async_context(grpc.aio.insecure_channel(service.address, options=options))
             get = channel.unary_unary("/signalbox.v1.EventIngest/GetEvent")
-            calls += [_answer(get(request, metadata=shop.metadata)) for _ in range(900)]
+            calls += [_answer(get(request, metadata=shop.metadata)) for _ in range(450)]
         answers = await asyncio.gather(*calls)
     assert {each.reason for each in answers if each is not None} <= {"EVENT_NOT_FOUND", "TOO_MANY_CALLS"}
 

@@ -88,7 +88,9 @@ ADMIN_RPCS = r"signalbox\.v1\.Projects"
 _DIALECTS = "|".join(ONCE)
 _EDGES = rf"^/(?!opensend/api/)({_DIALECTS}|signalbox\.v1\.EventIngest)/"
 _EDGES_ALONE = rf"^/(?!opensend/api/)(({_DIALECTS})/[^{{]*(?<!contacts)$|signalbox\.v1\.EventIngest/)"
+HOOKS = ROOT / "tests" / "support" / "schemathesis_hooks.py"
 FEW = f"""
+hooks = {json.dumps(str(HOOKS))}
 phases.coverage.unexpected-methods = ["PUT", "TRACE"]
 
 [[operations]]
@@ -101,8 +103,8 @@ phases.coverage.enabled = false
 """
 """Settings for a short run: all edges of the requests to dialects and one service, two examples for the other RPCs.
 
-Examples find resources by their ids, and new contacts; the rest of what dialects respond is found at the edges.
-The second mount of OpenSend has the handlers of the first.
+Of the wrong types for a value, one is tried. Examples find resources by their ids, and new contacts; the rest of what
+dialects respond is found at the edges. The second mount of OpenSend has the handlers of the first.
 """
 
 

@@ -264,7 +264,7 @@ def test_large_requests_are_read_and_large_responses_written_in_small_steps() ->
         "email": "a@b.c",
         "properties": {"list": [*range(4_999)], "object": {str(n): n for n in range(4_999)}},
     }
-    body = json.dumps({"events": [event] * 20}).encode()
+    body = json.dumps({"events": [event] * 4}).encode()
     expected = library(SEND_EVENTS.input_type, body)
     loop_time = LoopTime()
 

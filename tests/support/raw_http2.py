@@ -55,17 +55,18 @@ class RawConnection:
 
     async def send(self, stream: int, content: bytes) -> None:
         """Send bytes of a call's messages, as the windows allow."""
-        while content:
+        rest = memoryview(content)
+        while rest:
             room = min(FRAME, self.windows[0], self.windows[stream])
             if room <= 0:
                 await self.next_frame()
                 if self.closed.is_set() or stream in self.ended:
                     return
                 continue
-            await self.frame(DATA, 0, stream, content[:room])
-            self.windows[0] -= len(content[:room])
-            self.windows[stream] -= len(content[:room])
-            content = content[room:]
+            part, rest = bytes(rest[:room]), rest[room:]
+            await self.frame(DATA, 0, stream, part)
+            self.windows[0] -= len(part)
+            self.windows[stream] -= len(part)
 
     async def frame(self, kind: int, flags: int, stream: int, content: bytes = b"") -> None:
         self._writer.write(frame_bytes(kind, flags, stream, content))
