@@ -25,7 +25,7 @@ from tests.support.refusals import refusal
 from tests.support.service import ADMIN_KEY, Client, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from tests.support.stores import Store
 
@@ -33,11 +33,16 @@ DAY = 86_400
 FOREVER = event_definitions_pb2.EventRetention(forever=True)
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+pytestmark = pytest.mark.lasting
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_once() -> Iterator[None]:
     """Delete without waiting for the next look."""
-    monkeypatch.setattr(event_retention, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(match_retention, "LOOK_SECONDS", 0.02)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_retention, "LOOK_SECONDS", 0.02)
+        patch.setattr(match_retention, "LOOK_SECONDS", 0.02)
+        yield
 
 
 @asynccontextmanager
