@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import suppress
 from typing import Any
@@ -94,9 +95,26 @@ def test_a_single_value_is_written_as_in_a_struct(value: Any) -> None:
     assert alone == struct({"x": value}).fields["x"]
 
 
-@given(st.lists(numbers, min_size=structs._FEW, max_size=20), st.lists(scalars, max_size=1))
-def test_many_numbers_are_written_like_a_few(many: list[Any], others: list[Any]) -> None:
-    assert written({"x": [many, many + others]}) == struct({"x": [many, many + others]})
+# A text of seven bytes takes as many bytes in a list as a number.
+@given(st.lists(numbers, min_size=structs._FEW, max_size=20), st.lists(scalars | st.just("seventy"), max_size=1))
+def test_many_numbers_are_read_and_written_like_a_few(many: list[Any], others: list[Any]) -> None:
+    payload = [many, [*many, *others, 1]]
+    made = struct({"x": payload})
+    assert written({"x": payload}) == made
+    alone = [[read_struct(struct({"x": value}))["x"] for value in values] for values in payload]
+    assert repr(read_struct(made)["x"]) == repr(alone)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_does_not_have_is_refused_among_many_too(number: float) -> None:
+    data = Struct(
+        fields={"x": Value(list_value=ListValue(values=[Value(number_value=n) for n in [*range(99), number]]))}
+    )
+    with pytest.raises(InvalidArgument) as refused:
+        read_struct(data)
+    assert [(each.path, each.reason) for each in refused.value.violations] == [
+        ("properties.x[99]", "INVALID_PROPERTY_VALUE")
+    ]
 
 
 @given(st.binary(max_size=200))

@@ -157,6 +157,25 @@ def _write_integer(value: int, into: Value) -> None:
         into.number_value = clamped(value)
 
 
+def _numbers(container: ListValue) -> array[float] | None:
+    """Return the numbers of a ListValue as they are encoded, see `_write_numbers`; None if it has other values."""
+    values = container.values
+    if not (values[0].HasField("number_value") and values[-1].HasField("number_value")):
+        return None  # a list of large texts is not encoded in vain
+    encoded, count, size = container.SerializeToString(), len(values), len(_ENCODED_NUMBER)
+    if len(encoded) != size * count or any(
+        encoded[at::size] != _ENCODED_NUMBER[at : at + 1] * count for at in range(3)
+    ):
+        return None
+    columns = bytearray(8 * count)
+    for byte in range(8):
+        columns[byte::8] = encoded[size - 8 + byte :: size]
+    doubles = array("d", bytes(columns))
+    if sys.byteorder == "big":
+        doubles.byteswap()
+    return doubles
+
+
 Pending = tuple[Any, Any, str, int]
 """A list or object to be filled, the ListValue or Struct it comes from, its path and its depth."""
 
@@ -175,9 +194,13 @@ def _pending_slices(pending: list[Pending], count: int, root: str, budget: Paylo
         inside = container.fields if isinstance(into, dict) else container.values
         count += len(inside)
         check_count(count, root, budget)
-        members = iter(sorted(inside.items()) if isinstance(into, dict) else enumerate(inside))
+        numbers = _numbers(container) if isinstance(into, list) and len(inside) >= _FEW else None
+        members = iter(sorted(inside.items()) if isinstance(into, dict) else enumerate(numbers or inside))
         while step := [*islice(members, _SLICE_VALUES)]:
-            read = [(name, read_value(inner, path, name, depth + 1, pending)) for name, inner in step]
+            if numbers:
+                read = [(name, read_number(inner, path, name)) for name, inner in step]
+            else:
+                read = [(name, read_value(inner, path, name, depth + 1, pending)) for name, inner in step]
             if isinstance(into, dict):
                 into.update(read)
             else:
