@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tests.support.service import Client, Service
 
-EXAMPLES = int(os.environ.get("SIGNALBOX_VALUES_EXAMPLES", "3"))
+EXAMPLES = int(os.environ.get("SIGNALBOX_VALUES_EXAMPLES", "5"))
 """Of the law over JSON texts, on each database; the long form takes thousands."""
 
 DIALECTS = ("autosend", "opensend", "emailsendx", "arsel", "resend")
@@ -497,7 +497,7 @@ def test_the_command_line_looks_at_both_values_of_a_name() -> None:
         flag('{"p":"\\ud800","p":0}')
 
 
-@settings(max_examples=EXAMPLES * 8)
+@settings(max_examples=EXAMPLES * 10)
 @given(text=objects)
 def test_whatever_a_yaml_file_takes_is_held_and_equal_to_what_json_means(folder: Path, text: str) -> None:
     """JSON is YAML with few exceptions, which are refused; what YAML takes beyond JSON must be a value as well."""
