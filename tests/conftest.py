@@ -26,7 +26,7 @@ from server.storage import health
 from server.storage.database import open_database
 from tests.support.laws import examples
 from tests.support.neighbour import Neighbourhood
-from tests.support.postgres import Cluster, find_binaries, running_cluster
+from tests.support.postgres import Cluster, find_binaries, running_cluster, share_template
 from tests.support.service import serving
 from tests.support.stores import PostgresBackend, SqliteBackend, migrated
 
@@ -65,6 +65,8 @@ def pytest_configure() -> None:
         # Processes that tests start inherit it. On a disk, tests wait for fsync half of the time.
         os.environ["TMPDIR"] = MEMORY
         tempfile.tempdir = None
+    # Before the workers are started: they inherit it.
+    share_template()
     gc.disable()
 
 

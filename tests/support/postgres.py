@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import pwd
 import shutil
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 USER = "signalbox"
 
-_templates: dict[Path, Path] = {}
-"""The data of an empty server, by its binaries."""
+TEMPLATE = "TESTS_POSTGRES_TEMPLATE"
+"""The variable that holds the folder of an empty server's data; processes that inherit it make the data only once."""
 _kept_folder = ExitStack()
 atexit.register(_kept_folder.close)
 
@@ -151,14 +152,18 @@ class Cluster:
         self.start()
 
     def make(self) -> None:
-        """Make the data of a new, empty server. Those of a process are copies of the first: to make one takes long."""
-        template = _templates.get(self._binaries)
-        if template is None:
-            self._run("initdb", "-D", self._data, "-U", USER, *INITDB)
-            template = _templates[self._binaries] = Path(_kept_folder.enter_context(_folder()), "data")
-            _copy_data(self._data, template)
-        else:
-            _copy_data(template, self._data)
+        """Make the data of a new, empty server. All of a run are copies of the first: to make one takes long."""
+        template = share_template() / "data"
+        with (template.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not template.exists():
+                self._run("initdb", "-D", self._data, "-U", USER, *INITDB)
+                # A copy that was interrupted is no template.
+                unfinished = template.with_name(f"data-{os.getpid()}")
+                _copy_data(self._data, unfinished)
+                unfinished.rename(template)
+                return
+        _copy_data(template, self._data)
 
     def offer_tls(self, files: TlsFiles) -> None:
         """Make a new server offer TLS, and the user `certified` show a certificate of that name."""
@@ -213,6 +218,13 @@ class Cluster:
             if process.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"PostgreSQL did not start:\n{(self.socket / 'log').read_text()}")
             time.sleep(0.02)
+
+
+def share_template() -> Path:
+    """Return the folder for the data of an empty server, which processes started from now on use, too."""
+    if TEMPLATE not in os.environ:
+        os.environ[TEMPLATE] = str(_kept_folder.enter_context(_folder()))
+    return Path(os.environ[TEMPLATE])
 
 
 def find_binaries() -> Path | None:
