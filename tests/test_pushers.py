@@ -170,12 +170,14 @@ async def test_another_server_takes_over_within_ten_seconds(
         return answer()
 
     receiver.answering = hang_first
-    async with server_process(store.url, tmp_path / "a", *NETWORKS) as first:
+    # Claims of the product's own length end for a server that dies; those of a frozen one end in the same way.
+    claims = () if dies else SHORT_CLAIMS
+    async with server_process(store.url, tmp_path / "a", *NETWORKS, launching=claims) as first:
         shop = await till(first.service)
         await push_to(shop, receiver.url, backoff=AT_ONCE)
         await record(shop, 1)
         await receiver.received(1)
-        async with server_process(store.url, tmp_path / "b", *NETWORKS) as second:
+        async with server_process(store.url, tmp_path / "b", *NETWORKS, launching=claims) as second:
             other = second.service.client(shop.secret)
             await record(other, 1)
             await asyncio.wait_for(hangs.wait(), WAIT)
