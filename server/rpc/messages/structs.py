@@ -128,7 +128,7 @@ def write_value(value: Any, into: Value) -> None:
 _FEW = 16
 _NUMBERS = {int, float}
 _ENCODED_NUMBER = b"\x0a\x09\x11" + bytes(8)
-"""An item of a ListValue: its field 1 of 9 bytes, which are the tag of `number_value`, field 2 of Value, and a double."""
+"""An item of a ListValue: its field 1 of 9 bytes: the tag of `number_value`, field 2 of Value, and a double."""
 
 
 def _write_numbers(values: Sequence[float], into: ListValue) -> bool:
