@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -12,7 +13,7 @@ from registry.paths import path_parts
 from registry.schema import Property, PropertyType, UnknownProperties
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from registry.errors import Violation
     from registry.schema import Schema
@@ -65,15 +66,48 @@ class PersonalPaths:
         return Coercion(coercion.path, coercion.kind, MASK, None if coercion.after is None else MASK)
 
 
-def keep_personal(new: Schema, known: Schema) -> Schema:
+Marks: TypeAlias = "Mapping[tuple[str, ...], bool]"
+"""Whether properties are personal, or in a personal one: by the names that lead to each."""
+
+
+def latest_marks(newest_first: Iterable[Schema]) -> Marks:
+    """Return the mark of each property by the latest schema that declares it."""
+    marks: dict[tuple[str, ...], bool] = {}
+    for schema in newest_first:
+        for path, personal in _marks(schema.properties, (), personal=False):
+            marks.setdefault(path, personal)
+    return marks
+
+
+def needs_marks(new: Schema, known: Schema | None) -> bool:
+    """Return whether what is personal in a new schema depends on earlier ones than the known one."""
+    if known is None or _starts_to_keep(new, known):
+        return True
+    return bool(latest_marks([new]).keys() - latest_marks([known]).keys())
+
+
+def keep_personal(new: Schema, known: Schema | None, earlier: Marks = MappingProxyType({})) -> Schema:
     """Return a new schema with everything personal in it that a known one declares as personal.
 
     For callers who replace a schema and cannot say what is personal. A property that loses its nested properties is
     personal if one of these was. A personal property that is no longer declared, where undeclared ones are kept, stays
-    declared with any type: its values are recorded as before.
+    declared with any type: its values are recorded as before. A property that the known schema does not declare has
+    its earlier mark. If undeclared properties are kept from now on, all that were personal earlier are declared.
     """
-    keeps = new.unknown_properties is UnknownProperties.KEEP
-    return replace(new, properties=_with_personal(new.properties, known.properties, keeps=keeps))
+    marks = {**earlier, **latest_marks([known] if known else [])}
+    if _starts_to_keep(new, known):
+        return replace(new, properties=_with_personal(new.properties, _tree(marks), keeps=True))
+    declared = new.properties
+    if known is not None:
+        keeps = new.unknown_properties is UnknownProperties.KEEP
+        declared = _with_personal(declared, known.properties, keeps=keeps)
+    added = latest_marks([new]).keys() - latest_marks([known] if known else []).keys()
+    return replace(new, properties=_with_earlier(declared, (), added, marks))
+
+
+def count_properties(schema: Schema) -> int:
+    """Return the number of properties of a schema, nested ones included."""
+    return sum(1 for _ in _marks(schema.properties, (), personal=False))
 
 
 def is_kept_personal(declared: Property) -> bool:
@@ -92,6 +126,45 @@ def _mark(new: Property, known: Property, *, keeps: bool) -> Property:
     if known.personal or not new.properties:
         return replace(new, personal=True)
     return replace(new, properties=_with_personal(new.properties, known.properties, keeps=keeps))
+
+
+def _starts_to_keep(new: Schema, known: Schema | None) -> bool:
+    keeps = UnknownProperties.KEEP
+    return new.unknown_properties is keeps and (known is None or known.unknown_properties is not keeps)
+
+
+def _marks(
+    declared: Iterable[Property], parent: tuple[str, ...], *, personal: bool
+) -> Iterator[tuple[tuple[str, ...], bool]]:
+    for each in declared:
+        path, marked = (*parent, each.name), personal or each.personal
+        yield path, marked
+        yield from _marks(each.properties, path, personal=marked)
+
+
+def _tree(marks: Marks, parent: tuple[str, ...] = ()) -> tuple[Property, ...]:
+    """Return properties of which those are personal that are so by their marks."""
+    inner = {path[: len(parent) + 1] for path, personal in marks.items() if personal and _begins(path, parent)}
+    return tuple(
+        Property(path[-1], PropertyType.ANY, personal=True)
+        if marks.get(path)
+        else Property(path[-1], PropertyType.OBJECT, properties=_tree(marks, path))
+        for path in sorted(inner - {parent})
+    )
+
+
+def _with_earlier(
+    declared: Sequence[Property], parent: tuple[str, ...], added: Collection[tuple[str, ...]], marks: Marks
+) -> tuple[Property, ...]:
+    """Return properties of which the added ones are as personal as they were, or as what was in them."""
+    found: list[Property] = []
+    for each in declared:
+        path = (*parent, each.name)
+        nested = _with_earlier(each.properties, path, added, marks)
+        inner = not nested and any(personal and _begins(names, path) for names, personal in marks.items())
+        marked = each.personal or (path in added and (marks.get(path, False) or inner))
+        found.append(replace(each, properties=nested, personal=marked))
+    return tuple(found)
 
 
 def _personal(declared: Iterable[Property], parent: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -12,7 +12,8 @@ from sqlalchemy import and_, insert, select
 from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
 from registry.definitions import Revision
 from registry.errors import InvalidSchema, RevisionNotFound, Violation
-from registry.page_sizes import read_page
+from registry.page_sizes import read_page, rows_at_once
+from registry.personal import latest_marks
 from registry.schema import schema_from_json, schema_to_json
 from registry.tables import event_definition, event_definition_revision
 
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 
     from registry.codegen.field_numbers import MessageLayout
     from registry.definitions import EventDefinition
+    from registry.personal import Marks
     from registry.schema import Schema
 
 MAX_LAYOUT_CHARACTERS: Final = 1_000_000
 """The largest layout of a generated type as JSON: it keeps the names of all properties that ever existed."""
+
+MAX_RECALLED_REVISIONS: Final = 1_000
+"""The most revisions of a name that are searched for what was personal."""
 
 _definition = event_definition.c
 _revision = event_definition_revision.c
@@ -66,6 +71,19 @@ def get_revision(conn: Connection, definition_id: str, number: int, field: str =
     if row is None:
         raise RevisionNotFound(definition_id, number, field)
     return _to_revision(row)
+
+
+def earlier_marks(conn: Connection, project_id: str, name: str) -> Marks:
+    """Return which properties are personal by the newest revisions of a name, also of deleted definitions."""
+    query = (
+        select(_revision.schema)
+        .join(event_definition, _revision.definition_id == _definition.id)
+        .where(_definition.project_id == project_id, _definition.name == name)
+        .order_by(_revision.created_at.desc(), _definition.id.desc(), _revision.number.desc())
+        .limit(MAX_RECALLED_REVISIONS)
+    )
+    with conn.execute(query, execution_options={"yield_per": rows_at_once(conn)}) as rows:
+        return latest_marks(schema_from_json(row.schema) for row in rows)
 
 
 def get_layout(conn: Connection, definition_id: str, number: int) -> MessageLayout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from registry.coercion import Coercion, CoercionKind, compile_schema
 from registry.errors import PayloadRejected
-from registry.personal import MASK, PersonalPaths, keep_personal
+from registry.personal import MASK, PersonalPaths, keep_personal, latest_marks
 from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from server.bridge.dialects import DIALECTS
 from server.model import Scope
@@ -23,7 +25,7 @@ from tests.support.messages import ORDER, event, schema, struct
 from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from tests.support.service import Client, Service
 
@@ -272,6 +274,105 @@ async def test_what_is_personal_stays_so_when_a_dialect_replaces_the_schema(serv
         await shop.undefine()
 
 
+Fields = Mapping[str, str]
+CREATING: Mapping[str, tuple[str, Callable[[Fields], Any]]] = {
+    "arsel": ("/v1/events", lambda fields: {"schema": {"fields": [{"name": n, "type": t} for n, t in fields.items()]}}),
+    "autosend": (
+        "/v1/events",
+        lambda fields: {"properties": [{"propertyName": n, "type": t} for n, t in fields.items()]},
+    ),
+    "opensend": (
+        "/events",
+        lambda fields: {"schema": {"type": "object", "properties": {n: {"type": t} for n, t in fields.items()}}},
+    ),
+    "resend": ("/events", lambda fields: {"schema": dict(fields)}),
+}
+"""The paths by which dialects create definitions, and the part of a body that has the schema."""
+
+
+@on_sqlite
+@pytest.mark.parametrize("unknown", ["REJECT", "KEEP", "DROP"])
+@pytest.mark.parametrize("dialect", REPLACING)
+async def test_what_a_dialect_declares_again_is_as_personal_as_it_was(
+    service: Service, dialect: str, unknown: str
+) -> None:
+    shop = await service.project()
+    made = declared()
+    made.unknown_properties = event_definitions_pb2.UnknownProperties.Value(f"UNKNOWN_PROPERTIES_{unknown}")
+    definition = await shop.define(schema=made)
+    place = REPLACING[dialect][0].format(id=definition.id, name=definition.name)
+    path, body = CREATING[dialect]
+    fewer, all_of_it = body({"order_total": "number"}), body({"order_total": "number", "name": "string"})
+    name = {"eventName" if dialect == "autosend" else "name": ORDER}
+    async with calling(service, shop, dialect) as caller:
+        for sent in (fewer, all_of_it, fewer):
+            assert (await caller.call(f"PATCH {place}", sent)).status_code == 200
+        assert await personal_names(shop) >= ({"name"} if unknown == "KEEP" else set())
+        assert (await caller.call(f"PATCH {place}", all_of_it)).status_code == 200
+        assert "name" in await personal_names(shop)
+        for sent in (fewer, all_of_it):
+            await shop.undefine()
+            assert (await caller.call(f"POST {path}", name | sent)).status_code == 201
+        assert "name" in await personal_names(shop)
+
+
+async def personal_names(shop: Client) -> set[str]:
+    request = event_definitions_pb2.GetEventDefinitionRequest(event_definition=ORDER)
+    found = (await shop.definitions.GetEventDefinition(request)).event_definition
+    return {each.name for each in found.schema.properties if each.personal}
+
+
+async def test_what_was_personal_is_recalled_from_earlier_revisions_and_deleted_definitions(service: Service) -> None:
+    shop = await service.project()
+    await shop.define(schema=declared())
+    path, body = CREATING["autosend"]
+    place = REPLACING["autosend"][0].format(name=ORDER)
+    async with calling(service, shop, "autosend") as caller:
+        await caller.call(f"PATCH {place}", body({}))
+        await shop.undefine()
+        await caller.call(f"POST {path}", {"eventName": ORDER} | body({"age": "number"}))
+        assert await personal_names(shop) == {"age"}
+        await caller.call(f"PATCH {place}", body({"name": "string"}))
+        assert await personal_names(shop) == {"name"}
+        await shop.redefine(schema(name="string"))
+        await caller.call(f"PATCH {place}", body({}))
+        await caller.call(f"PATCH {place}", body({"name": "string", "age": "number"}))
+        assert await personal_names(shop) == {"age"}, "an RPC takes a mark away"
+
+
+@on_sqlite
+@pytest.mark.parametrize("dialect", ["opensend", "resend"])
+async def test_a_dialect_that_resets_a_schema_to_keep_everything_masks_what_was_personal(
+    service: Service, dialect: str
+) -> None:
+    shop = await service.project()
+    definition = await shop.define(schema=declared())
+    place = REPLACING[dialect][0].format(id=definition.id, name=definition.name)
+    async with calling(service, shop, dialect) as caller:
+        for sent in (CREATING[dialect][1]({"order_total": "number"}), {"schema": None}):
+            assert (await caller.call(f"PATCH {place}", sent)).status_code == 200
+        assert await personal_names(shop) == {"name", "age"}
+        shown = await caller.call(f"GET {place}")
+    assert shown.json()["schema"] is None
+
+
+@on_sqlite
+@pytest.mark.parametrize("dialect", REPLACING)
+async def test_a_dialect_that_leaves_no_room_for_personal_properties_is_told_of_them(
+    service: Service, dialect: str
+) -> None:
+    shop = await service.project()
+    made = declared()
+    made.unknown_properties = event_definitions_pb2.UNKNOWN_PROPERTIES_KEEP
+    definition = await shop.define(schema=made)
+    place = REPLACING[dialect][0].format(id=definition.id, name=definition.name)
+    many = {f"p{number}": "string" for number in range(50)}
+    async with calling(service, shop, dialect) as caller:
+        refused = await caller.call(f"PATCH {place}", CREATING[dialect][1](many))
+        assert refused.status_code in {400, 422}
+        assert "the personal ones that are not shown here (2): at most 48 others" in refused.text
+
+
 def properties_of(inner: st.SearchStrategy[tuple[Property, ...]]) -> st.SearchStrategy[tuple[Property, ...]]:
     """Return properties of objects and texts, named `a` to `c`, of which some are personal."""
     plain = st.builds(Property, st.sampled_from("abc"), st.just(PropertyType.STRING), personal=st.booleans())
@@ -292,3 +393,18 @@ def test_a_schema_that_takes_over_what_is_personal_masks_all_of_it(new: Schema, 
         assert any(path[: len(names)] == names for names in masked)
     assert keep_personal(kept, known) == kept
     assert keep_personal(new, new) == new
+
+
+@given(SCHEMAS, SCHEMAS, SCHEMAS, st.sampled_from(UnknownProperties))
+def test_what_is_declared_again_is_masked_as_by_the_latest_schema_that_declared_it(
+    new: Schema, known: Schema, earlier: Schema, unknown: UnknownProperties
+) -> None:
+    new, known = replace(new, unknown_properties=unknown), replace(known, unknown_properties=UnknownProperties.REJECT)
+    marks = latest_marks([known, earlier])
+    kept = keep_personal(new, known, marks)
+    masked = PersonalPaths.of(kept)
+    for path in latest_marks([new]).keys() | (marks.keys() if unknown is UnknownProperties.KEEP else set()):
+        if marks.get(path):
+            assert masked.touched_by(path)
+    assert keep_personal(kept, kept, marks) == kept
+    assert keep_personal(known, known, marks) == known

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from registry.errors import DefinitionNotFound
-from registry.personal import is_kept_personal, keep_personal
-from registry.schema import Schema, UnknownProperties
+from registry.errors import DefinitionNotFound, InvalidSchema, Violation
+from registry.names import check_event_name
+from registry.personal import count_properties, is_kept_personal, keep_personal, needs_marks
+from registry.schema import MAX_PROPERTIES, Schema, UnknownProperties, check_schema
 from registry.store import MAX_LIVE_DEFINITIONS
 from server.bridge.fields import is_uuid
 from server.paging import PageRequest
@@ -21,7 +22,7 @@ from server.services.contacts import ContactRef
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from registry.definitions import EventDefinition
+    from registry.definitions import EventDefinition, NewDefinition
     from registry.store import DefinitionChanges
     from server.auth.caller import Caller
     from server.bridge.messages import Request
@@ -83,13 +84,37 @@ async def definition_by_id(services: Services, caller: Caller, definition_id: st
     return definition
 
 
+async def create_definition(services: Services, request: Request, new: NewDefinition) -> EventDefinition:
+    """Create a definition. What was personal under its name stays so: no dialect can say what is."""
+    check_event_name(new.name)
+    kept = await _keep_personal(services, request.caller, new.name, new.schema, None)
+    return await services.definitions.create(request.caller, replace(new, schema=kept))
+
+
 async def update_definition(
     services: Services, request: Request, current: EventDefinition, changes: DefinitionChanges
 ) -> EventDefinition:
     """Update a definition that was read before. What is personal stays so: no dialect can say what is."""
     if isinstance(changes.schema, Schema):
-        changes = replace(changes, schema=keep_personal(changes.schema, current.schema))
+        kept = await _keep_personal(services, request.caller, current.name, changes.schema, current.schema)
+        changes = replace(changes, schema=kept)
     return await services.definitions.update(request.caller, current.id, changes, current.etag)
+
+
+async def _keep_personal(services: Services, caller: Caller, name: str, new: Schema, known: Schema | None) -> Schema:
+    """Return a schema with what is personal by the known one and by earlier revisions. Raise InvalidSchema."""
+    check_schema(new)
+    earlier = await services.definitions.earlier_marks(caller, name) if needs_marks(new, known) else {}
+    kept = keep_personal(new, known, earlier)
+    hidden = count_properties(kept) - count_properties(new)
+    room = MAX_PROPERTIES - hidden
+    if count_properties(new) > room:
+        message = (
+            f"A schema may have at most {MAX_PROPERTIES} properties, including nested ones and the personal "
+            f"ones that are not shown here ({hidden}): at most {max(room, 0)} others"
+        )
+        raise InvalidSchema((Violation("schema", "TOO_MANY_PROPERTIES", message),))
+    return kept
 
 
 def accepts_everything(schema: Schema) -> bool:

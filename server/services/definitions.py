@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from registry.compatibility import Incompatibility
     from registry.definitions import EventDefinition, NewDefinition, Revision
+    from registry.personal import Marks
     from registry.schema import Compatibility, Schema
     from registry.store import DefinitionChanges
     from server.audit.audited_changes import AuditRecorder
@@ -207,6 +208,12 @@ class Definitions:
             return revision_store.get_schema(connection, definition, revision)
 
         return await self._database.read(work)
+
+    async def earlier_marks(self, caller: Caller, name: str) -> Marks:
+        """Read which properties earlier revisions of a name declare as personal, also of deleted definitions."""
+        return await self._database.read(
+            lambda connection: revision_store.earlier_marks(connection, caller.project_id, name)
+        )
 
     async def dependents(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Dependent]:
         """List the dependents of a definition: automations, oldest first, then the revisions of its recent events.

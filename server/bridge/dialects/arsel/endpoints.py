@@ -20,6 +20,7 @@ from server.bridge.messages import Request, Response
 from server.bridge.operations import (
     all_definitions,
     contact_properties,
+    create_definition,
     definition_by_id,
     named_texts,
     other_properties,
@@ -65,7 +66,7 @@ async def create_event(services: Services, request: Request) -> Response:
         raise _invalid("name", f"name must be 1 to {bodies.MAX_NAME} characters long")
     schema = Schema(_properties(body.schema or bodies.SchemaBody()), UnknownProperties.KEEP)
     new = NewDefinition(body.name, schema, description=body.description or "")
-    created = await services.definitions.create(request.caller, new)
+    created = await create_definition(services, request, new)
     return Response(201, _event_def(created))
 
 

@@ -21,6 +21,7 @@ from server.bridge.messages import Request, Response
 from server.bridge.operations import (
     all_definitions,
     contact_properties,
+    create_definition,
     definition_by_name,
     named_texts,
     other_properties,
@@ -63,7 +64,7 @@ async def create_event(services: Services, request: Request) -> Response:
     _check_event_name(body.event_name)
     schema = Schema(_properties(body.properties or []))
     new = NewDefinition(body.event_name, schema, description=body.description or "")
-    created = await services.definitions.create(request.caller, new)
+    created = await create_definition(services, request, new)
     return Response(201, bodies.EventAnswer(data=_event_def(created)))
 
 

@@ -19,7 +19,14 @@ from server.bridge.dialects.opensend.runs import run_data, started_run
 from server.bridge.dialects.opensend.schemas import FREE, read_schema, write_schema
 from server.bridge.dialects.opensend.validation import BodyReader, Violations
 from server.bridge.messages import Request, Response
-from server.bridge.operations import all_definitions, definition_by_id, find_definition, page_by_id, update_definition
+from server.bridge.operations import (
+    all_definitions,
+    create_definition,
+    definition_by_id,
+    find_definition,
+    page_by_id,
+    update_definition,
+)
 from server.bridge.sending import send
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts, UnknownIds
@@ -56,7 +63,7 @@ async def create_event(services: Services, request: Request) -> Response:
     body.check()
     assert name is not None
     check_event_name(name, "name")
-    created = await services.definitions.create(request.caller, NewDefinition(name, schema))
+    created = await create_definition(services, request, NewDefinition(name, schema))
     return Response(201, _event_data(created))
 
 

@@ -21,6 +21,7 @@ from server.bridge.operations import (
     all_definitions,
     contact_properties,
     contact_ref,
+    create_definition,
     find_definition,
     named_texts,
     other_properties,
@@ -71,7 +72,7 @@ async def create_event(services: Services, request: Request) -> Response:
     body = request.read(bodies.CreateEventBody)
     _check_event_name(body.name)
     schema = replace(NO_SCHEMA, properties=_properties(body.schema or {}))
-    created = await services.definitions.create(request.caller, NewDefinition(body.name, schema))
+    created = await create_definition(services, request, NewDefinition(body.name, schema))
     return Response(201, bodies.EventId(id=created.id))
 
 
