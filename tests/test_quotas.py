@@ -147,7 +147,7 @@ async def test_events_are_sent_again_at_the_rate_and_the_call_ends_in_time(
     await service.admin.projects.UpdateProject(
         pb.UpdateProjectRequest(project=shop.project, undefined_events=pb.UNDEFINED_EVENTS_ACCEPT)
     )
-    await limit(service, shop, events_per_second=20)
+    await limit(service, shop, events_per_second=80)
     monkeypatch.setattr(quarantine, "REINGEST_SECONDS", 0.0)
     calls: list[int] = []
     request = refusals_pb2.ReingestRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter())
@@ -162,7 +162,7 @@ async def test_events_are_sent_again_at_the_rate_and_the_call_ends_in_time(
 async def test_sending_again_leaves_a_part_of_the_rate_to_others(service: Service) -> None:
     shop = await service.shop(refused_events=KEEP)
     await shop.send_all([event({"order_total": "a lot"})] * 40, INDEPENDENT)
-    await limit(service, shop, events_per_second=20)
+    await limit(service, shop, events_per_second=40)
     request = refusals_pb2.ReingestRefusedEventsRequest(filter=refusals_pb2.RefusedEventFilter())
     again = asyncio.ensure_future(shop.quarantine.ReingestRefusedEvents(request))
     while not again.done():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
 from google.protobuf.json_format import MessageToDict
+from hypothesis import given
+from hypothesis.strategies import integers, lists, sets
 
 from server.background import quarantine_retention
+from server.ingest.ingest import Ingest
+from server.ingest.quotas import Bucket
 from server.services import quarantine
 from signalbox.v1 import audit_pb2, contacts_pb2, projects_pb2
 from signalbox.v1 import refusals_pb2 as pb
@@ -18,6 +23,7 @@ from tests.support.refusals import refusal
 from tests.support.service import serving
 
 if TYPE_CHECKING:
+    from server.ingest.draft import Batch
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
@@ -55,7 +61,7 @@ async def test_the_audit_log_says_who_sent_what_again_and_how_many(
     shop = await refused_shop(service, 5)
     await shop.define("late", ANYTHING)
     oldest = (await refused_events(shop))[-1]
-    by_id = pb.ReingestRefusedEventsRequest(ids=pb.RefusedEventIds(ids=[oldest.id]))
+    by_id = pb.ReingestRefusedEventsRequest(ids=pb.RefusedEventIds(ids=[oldest.id] * 2))
     await shop.quarantine.ReingestRefusedEvents(by_id)
     await reingest(shop, name="late", dry_run=True)
     assert (await reingest(shop, name="late", door="grpc")).recorded_count == 4
@@ -88,7 +94,7 @@ async def test_events_that_are_named_are_sent_at_the_rate_and_the_rest_later(
 ) -> None:
     shop = await refused_shop(service, 6)
     await shop.define("late", ANYTHING)
-    await set_rate(service, shop, 2)
+    await set_rate(service, shop, 8)
     monkeypatch.setattr(quarantine, "REINGEST_SECONDS", 0.0)
     ids = [each.id for each in await refused_events(shop)]
     request = pb.ReingestRefusedEventsRequest(ids=pb.RefusedEventIds(ids=ids[:5]))
@@ -102,6 +108,110 @@ async def test_events_that_are_named_are_sent_at_the_rate_and_the_rest_later(
     monkeypatch.setattr(quarantine, "REINGEST_SECONDS", 60.0)
     assert await reingest_all(shop, request) == [(3, 0, 0)]
     assert [each.id for each in await refused_events(shop)] == [ids[5]]
+
+
+async def test_a_sender_below_half_of_the_rate_is_never_refused_beside_a_reingestion(service: Service) -> None:
+    shop = await refused_shop(service, 45)
+    await shop.define("late", ANYTHING)
+    await set_rate(service, shop, 40)
+    began = monotonic()
+    again = asyncio.ensure_future(reingest(shop))
+    while not again.done():
+        await shop.send()
+        await asyncio.sleep(0.055)
+    assert (await again).recorded_count == 45
+    assert monotonic() - began >= 45 / 20
+
+
+@given(
+    rate=integers(1, 200),
+    burst=integers(1, 200),
+    portions=lists(integers(1, 100), min_size=1, max_size=20),
+    cancelled=sets(integers(0, 19)),
+)
+def test_half_of_the_rate_is_left_to_senders_and_the_whole_is_never_exceeded(
+    rate: int, burst: int, portions: list[int], cancelled: set[int]
+) -> None:
+    bucket, now, again, sent = Bucket(rate, burst, 0.0), 0.0, 0, 0
+    for number, count in enumerate(portions):
+        end = now + bucket.reserved_wait(count, now)
+        bucket.reserve(count)
+        while (sent + 1) * 2.001 / rate < end:
+            sent += 1
+            now = sent * 2.001 / rate
+            assert bucket.wait(1, now) == 0
+            bucket.take(1)
+        now = end
+        if number in cancelled:
+            bucket.release(count, now)
+        else:
+            again += count
+        assert again <= now * rate / 2 + 1e-6
+        assert again + sent + bucket.tokens <= burst + now * rate + 1e-6
+
+
+async def test_calls_with_a_filter_do_not_send_what_another_one_recorded(service: Service) -> None:
+    shop = await refused_shop(service, 12)
+    await shop.define("late", ANYTHING)
+    await set_rate(service, shop, 16)
+    began = monotonic()
+    results = await asyncio.gather(*(reingest(shop) for _ in range(3)))
+    assert sum(result.recorded_count for result in results) == 12
+    assert [(result.refused_count, result.continue_after) for result in results] == [(0, "")] * 3
+    # The events take 1.5 seconds, and those of the other calls nothing.
+    assert monotonic() - began < 3
+
+
+async def test_calls_that_meet_in_one_transaction_record_an_event_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = await refused_shop(service, 12)
+    await shop.define("late", ANYTHING)
+    together, store = asyncio.Barrier(4), Ingest._store
+
+    async def store_together(ingest: Ingest, batch: Batch) -> None:
+        await together.wait()
+        await store(ingest, batch)
+
+    monkeypatch.setattr(Ingest, "_store", store_together)
+    results = await asyncio.gather(*(reingest(shop) for _ in range(4)))
+    assert sum(result.recorded_count for result in results) == 12
+    assert [(result.refused_count, len(result.still_refused)) for result in results] == [(0, 0)] * 4
+    assert len(await shop.log(name="late")) == 12
+
+
+async def test_a_call_does_not_wait_long_for_another_one(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = await refused_shop(service, 2)
+    await shop.define("late", ANYTHING)
+    await set_rate(service, shop, 200)
+    entered, leave, store = asyncio.Event(), asyncio.Event(), Ingest._store
+
+    async def store_later(ingest: Ingest, batch: Batch) -> None:
+        entered.set()
+        await leave.wait()
+        await store(ingest, batch)
+
+    monkeypatch.setattr(Ingest, "_store", store_later)
+    first = asyncio.ensure_future(reingest(shop))
+    await entered.wait()
+    monkeypatch.setattr(quarantine, "FIRST_WAIT_SECONDS", 0.05)
+    refused = await refusal(reingest(shop))
+    assert (refused.reason, 0 < (refused.retry_after or 0) <= 1) == ("PROJECT_RATE_EXCEEDED", True)
+    leave.set()
+    assert (await first).recorded_count == 2
+
+
+async def test_an_empty_id_is_answered_as_an_unknown_one(service: Service) -> None:
+    shop = await refused_shop(service, 1)
+    (late,) = await refused_events(shop)
+    for ids in ([""], [late.id, ""]):
+        selected = pb.RefusedEventIds(ids=ids)
+        for call in (
+            shop.quarantine.ReingestRefusedEvents(pb.ReingestRefusedEventsRequest(ids=selected)),
+            shop.quarantine.DiscardRefusedEvents(pb.DiscardRefusedEventsRequest(ids=selected)),
+        ):
+            assert (await refusal(call)).reason == "REFUSAL_NOT_FOUND"
+    assert await refused_events(shop) == [late]
 
 
 DAMAGES = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from server.ingest.draft import Draft, OnRelease
     from server.ingest.group_commit import GroupCommit
     from server.ingest.quotas import Admitted, Quotas
-    from server.model import Event
+    from server.model import Event, Quota
     from server.tracing.tracer import Tracer
 
 
@@ -110,23 +110,23 @@ class Ingest:
                 await self._queue.submit_in_time(batch)
                 await batch.done
 
-    async def events_per_second(self, project_pk: int) -> int:
-        """Return how many events a project may send per second, 0 for any number."""
+    async def quota(self, project_pk: int) -> Quota:
+        """Return how many events a project may send."""
         snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
-        return snapshot.quota.events_per_second
+        return snapshot.quota
 
     async def reingest(
         self, project_pk: int, drafts: Sequence[Draft], size: int, on_release: OnRelease, within: float
     ) -> None:
         """Record events that were refused before, as `send_batch` does with independent ones.
 
-        Each that is recorded leaves the quarantine in the same transaction. Raise ProjectRateExceeded if the rate does
-        not allow them within a number of seconds.
+        Each that is recorded leaves the quarantine in the same transaction. Raise ProjectRateExceeded if half of the
+        rate does not allow them within a number of seconds.
         """
         snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
         admitted: Admitted | None = None
         if snapshot.quota.limited:
-            admitted = await self._quotas.enter(snapshot, len(drafts), patiently=True, within=within)
+            admitted = await self._quotas.enter(snapshot, len(drafts), again_within=within)
         try:
             batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size, on_release=on_release)
             await self._store(batch)

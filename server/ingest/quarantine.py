@@ -90,7 +90,8 @@ class Quarantined:
     def check(self, batch: Batch) -> None:
         """Refuse the drafts of a batch that are in quarantine no more: they were sent again or deleted meanwhile."""
         ids = {draft.refused_id for draft in batch.drafts}
-        left = existing(self._connection, self._project_pk, ids)
+        # Those that another batch of this transaction records are deleted at its end.
+        left = existing(self._connection, self._project_pk, ids).difference(self._recorded)
         for draft in batch.drafts:
             if draft.refused_id not in left:
                 draft.error = RefusedEventNotFound(draft.refused_id)

@@ -1,7 +1,8 @@
 """Quotas of projects: how many events a project may send per second, and record per day.
 
     per second    a bucket of tokens for each project, on each server. A batch that is larger than the bucket is taken
-                  when that is full, and leaves a debt, so that the average holds
+                  when that is full, and leaves a debt, so that the average holds. Re-ingested events wait until
+                  half of the tokens that are added pay for them; the other half, and the bucket, are left to senders
     per day       positions are gapless, so the events of a day are the difference of two of them. It holds for all
                   servers and over restarts, but for events that other servers record within HEAD_SECONDS
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
-from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -44,25 +44,54 @@ _SECOND: Final = 1_000_000
 
 
 class Bucket:
-    """Tokens of one project: `rate` more each second, at most `burst`; below none it is in debt."""
+    """Tokens of one project: `rate` more each second, at most `burst`; below none it is in debt.
 
-    __slots__ = ("_at", "burst", "rate", "tokens")
+    Half of what is added goes to `reserved` tokens, as long as there are any.
+    """
+
+    __slots__ = ("_at", "burst", "rate", "reserved", "tokens")
 
     def __init__(self, rate: int, burst: int, now: float) -> None:
         self.rate = rate
         self.burst = burst
         self.tokens = float(burst)
+        self.reserved = 0.0
         self._at = now
 
     def wait(self, count: int, now: float) -> float:
         """Return the seconds until this many tokens may be taken."""
-        self.tokens = min(float(self.burst), self.tokens + (now - self._at) * self.rate)
-        self._at = now
-        return max(0.0, (min(count, self.burst) - self.tokens) / self.rate)
+        self._add(now)
+        missing = max(0.0, min(count, self.burst) - self.tokens)
+        return (missing + min(missing, self.reserved)) / self.rate
 
     def take(self, count: int) -> None:
         """Take tokens, even if that leaves a debt."""
         self.tokens -= count
+
+    def reserved_wait(self, count: int, now: float) -> float:
+        """Return the seconds until this many tokens are added, if they are reserved now."""
+        self._add(now)
+        return 2 * (self.reserved + count) / self.rate
+
+    def reserve(self, count: int) -> None:
+        """Reserve tokens from half of those that are added from now on."""
+        self.reserved += count
+
+    def release(self, count: int, now: float) -> None:
+        """Cancel a reservation. Tokens that were added for it go to the senders."""
+        self._add(now)
+        left = min(self.reserved, count)
+        self.reserved -= left
+        self.tokens = min(float(self.burst), self.tokens + count - left)
+
+    def _add(self, now: float) -> None:
+        added = (now - self._at) * self.rate
+        self._at = now
+        if self.reserved:
+            half = min(self.reserved, added / 2)
+            self.reserved -= half
+            added -= half
+        self.tokens = min(float(self.burst), self.tokens + added)
 
 
 @dataclass(slots=True)
@@ -96,17 +125,20 @@ class Quotas:
             await self._check_rate(snapshot, count)
 
     async def enter(
-        self, snapshot: CatalogSnapshot, count: int, *, patiently: bool = False, within: float = inf
+        self, snapshot: CatalogSnapshot, count: int, *, patiently: bool = False, again_within: float | None = None
     ) -> Admitted:
-        """Count events that are about to be sent; with `patiently`, wait up to `within` seconds for the rate.
+        """Count events that are about to be sent; with `patiently`, wait for the rate.
 
+        With `again_within`, they are re-ingested: they wait up to that many seconds, for half of the rate.
         The result must be left once they are recorded or refused. Raise ProjectRateExceeded and ProjectQuotaExceeded.
         """
         day = await self._enter_day(snapshot, count) if snapshot.quota.events_per_day else None
         try:
             if snapshot.quota.events_per_second:
-                if patiently:
-                    await self._wait_for_rate(snapshot, count, within)
+                if again_within is not None:
+                    await self._wait_for_half(snapshot, count, again_within)
+                elif patiently:
+                    await self._wait_for_rate(snapshot, count)
                 else:
                     (await self._check_rate(snapshot, count)).take(count)
         except BaseException:
@@ -125,11 +157,21 @@ class Quotas:
                 raise ProjectRateExceeded(bucket.rate, bucket.burst, max(seconds, 0.01))
         return bucket
 
-    async def _wait_for_rate(self, snapshot: CatalogSnapshot, count: int, within: float) -> None:
+    async def _wait_for_half(self, snapshot: CatalogSnapshot, count: int, within: float) -> None:
         bucket = self._bucket(snapshot.project_pk, snapshot.quota)
-        seconds = bucket.wait(count, monotonic())
+        seconds = bucket.reserved_wait(count, monotonic())
         if seconds > within:
             raise ProjectRateExceeded(bucket.rate, bucket.burst, seconds)
+        bucket.reserve(count)
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            bucket.release(count, monotonic())
+            raise
+
+    async def _wait_for_rate(self, snapshot: CatalogSnapshot, count: int) -> None:
+        bucket = self._bucket(snapshot.project_pk, snapshot.quota)
+        seconds = bucket.wait(count, monotonic())
         # Taken at once, so that those who wait come one after another.
         bucket.take(count)
         if seconds:

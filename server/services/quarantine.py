@@ -8,7 +8,9 @@ the lock of the project's head, so nothing is done twice or by halves, whenever 
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -20,23 +22,24 @@ from registry.errors import RowUnreadable, SignalboxError
 from registry.timestamps import format_millis
 from registry.unreadable_rows import UNREADABLE_ROWS
 from server.audit.audited_changes import AuditedValues
-from server.errors import InvalidArgument, ServiceError
+from server.errors import InvalidArgument, ProjectRateExceeded, RefusedEventNotFound, ServiceError
 from server.ingest.draft import Draft
 from server.ingest.draft_decisions import preview
+from server.model import UNLIMITED
 from server.storage import refused_event_search
 from server.storage import refused_events as store
 from server.storage.log import lock_heads
 from server.storage.refused_events import RefusedEvent, RefusedFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from sqlalchemy import Connection
 
     from server.audit.audited_changes import AuditedChanges, AuditRecorder
     from server.ingest.ingest import Ingest
     from server.ingest.quarantine import QuarantineLimits
-    from server.model import Rules
+    from server.model import Quota, Rules
     from server.paging import Page, PageRequest
     from server.storage.database import Database
     from server.storage.refused_events import QuarantineUse, RefusalCounts
@@ -135,6 +138,7 @@ class Quarantine:
         self._ingest = ingest
         self._apis = apis
         self.limits = limits
+        self._turns: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def list(self, project_pk: int, refused: RefusedFilter, request: PageRequest) -> Page[RefusedEvent]:
         """List refused events, newest first."""
@@ -168,18 +172,17 @@ class Quarantine:
         end = monotonic() + REINGEST_SECONDS
         selected, last = await self._select(project_pk, selection)
         send = await self._previewing(project_pk, selection, selected) if validate_only else self._sending(selection)
-        rate = 0 if validate_only else await self._ingest.events_per_second(project_pk)
+        quota = UNLIMITED if validate_only else await self._ingest.quota(project_pk)
         result, done = Reingested(last=last), ""
-        for ids, size in _portions(selected, min(PORTION_EVENTS, rate or PORTION_EVENTS)):
-            # Half of the rate is left to what is sent meanwhile: that does not wait, but is refused.
-            pause = len(ids) / rate if rate and done else 0.0
-            if done and monotonic() + pause > end:
+        for ids, size in _portions(selected, _most_of(quota)):
+            if done and monotonic() > end:
                 result.last = done
                 break
-            await asyncio.sleep(pause)
+            until = end if done else monotonic() + FIRST_WAIT_SECONDS
             try:
-                within = end - monotonic() if done else FIRST_WAIT_SECONDS
-                await self._send_again(project_pk, ids, partial(send, project_pk, size, within), result)
+                async with self._turn(project_pk, quota, until):
+                    within = until - monotonic()
+                    await self._send_again(project_pk, ids, partial(send, project_pk, size, within), result)
             except ServiceError:
                 if not done:
                     raise
@@ -189,6 +192,27 @@ class Quarantine:
             done = ids[-1]
         return result
 
+    @asynccontextmanager
+    async def _turn(self, project_pk: int, quota: Quota, until: float) -> AsyncIterator[None]:
+        """Wait while another call sends at the rate of the project: it may send the same events, which costs the quota.
+
+        Raise ProjectRateExceeded if that takes too long.
+        """
+        if not quota.events_per_second:
+            yield
+            return
+        turn = self._turns[project_pk]
+        try:
+            async with asyncio.timeout(until - monotonic()):
+                await turn.acquire()
+        except TimeoutError:
+            rate, burst = quota.events_per_second, quota.event_burst or quota.events_per_second
+            raise ProjectRateExceeded(rate, burst, 2 * _most_of(quota) / rate) from None
+        try:
+            yield
+        finally:
+            turn.release()
+
     async def _send_again(
         self,
         project_pk: int,
@@ -197,15 +221,19 @@ class Quarantine:
         result: Reingested,
     ) -> None:
         events = await self._read(project_pk, ids)
+        if not events:
+            return
         drafts = [await self._draft(project_pk, event) for event in events]
         await send(drafts)
         for draft, event in zip(drafts, events, strict=True):
-            result.add(draft, event.name)
+            # Events that were recorded or deleted meanwhile, perhaps by another server, are not refused any more.
+            if not isinstance(draft.error, RefusedEventNotFound):
+                result.add(draft, event.name)
 
     def _sending(self, selection: Selection) -> _Send:
         """Return what records the drafts of a call, and its effect in the audit log."""
         recorder, entry_id = self._changes.recorder("ReingestRefusedEvents"), str(uuid7())
-        selected = {"idCount": len(selection.ids)} if selection.ids else {"filter": _plain(selection.filter)}
+        selected = {"idCount": len(set(selection.ids))} if selection.ids else {"filter": _plain(selection.filter)}
 
         async def send(project_pk: int, size: int, within: float, drafts: Sequence[Draft]) -> None:
             def record(connection: Connection, released: Sequence[str]) -> None:
@@ -256,7 +284,8 @@ class Quarantine:
     async def _select(self, project_pk: int, selection: Selection) -> tuple[Sequence[tuple[str, int]], str]:
         """Return the ids and sizes of the events that a call is about, and the id to continue after."""
         if selection.ids:
-            ids = {refused_id for refused_id in selection.ids if refused_id > selection.after}
+            after = selection.after
+            ids = {refused_id for refused_id in selection.ids if not after or refused_id > after}
             return await self._database.read(lambda connection: (store.sizes_of(connection, project_pk, ids), ""))
         return await self._database.read(
             lambda connection: refused_event_search.select_refused(
@@ -323,6 +352,12 @@ def check_ids(ids: Sequence[str]) -> Sequence[str]:
         message = f"ids has {len(ids):,} IDs; it must have 1 to {CALL_EVENTS:,}"
         raise InvalidArgument.at("ids", "OUT_OF_RANGE", message)
     return ids
+
+
+def _most_of(quota: Quota) -> int:
+    """Return how many events are sent again together: those of half a second, at half of the rate."""
+    rate = quota.events_per_second
+    return min(PORTION_EVENTS, max(1, rate // 4)) if rate else PORTION_EVENTS
 
 
 def _first(selected: Sequence[tuple[str, int]], room: int) -> Sequence[tuple[str, int]]:
