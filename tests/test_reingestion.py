@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 pytestmark = pytest.mark.lasting
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 async def refused_shop(service: Service, count: int, *, keys: int = 0) -> Client:
@@ -110,6 +111,7 @@ async def test_events_that_are_named_are_sent_at_the_rate_and_the_rest_later(
     assert [each.id for each in await refused_events(shop)] == [ids[5]]
 
 
+@on_sqlite
 async def test_a_sender_below_half_of_the_rate_is_never_refused_beside_a_reingestion(service: Service) -> None:
     shop = await refused_shop(service, 45)
     await shop.define("late", ANYTHING)
@@ -180,6 +182,7 @@ async def test_calls_that_meet_in_one_transaction_record_an_event_once(
     assert len(await shop.log(name="late")) == 12
 
 
+@on_sqlite
 async def test_a_call_does_not_wait_long_for_another_one(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = await refused_shop(service, 2)
     await shop.define("late", ANYTHING)
