@@ -275,8 +275,10 @@ async def test_refused_events_are_deleted_after_their_retention(
         newest, *_ = await refused_events(shop)
         (own,) = await refused_events(other)
         kept_ids = f"('{newest.id}', '{own.id}')"
+        damaged = ", byte_count = 'abc', faults = CAST(x'ff' AS TEXT)" if "sqlite" in database_url else ""
         # An ID begins with the time of the refusal.
-        await store.execute(f"UPDATE refused_event SET id = '00000001' || substr(id, 9) WHERE id NOT IN {kept_ids}")  # noqa: S608 - of this test
+        moved = f"UPDATE refused_event SET id = '00000001' || substr(id, 9){damaged} WHERE id NOT IN {kept_ids}"  # noqa: S608 - of this test
+        await store.execute(moved)
         async with asyncio.timeout(30):
             while (await kept(shop))[0] > 1:  # noqa: ASYNC110 - a deletion wakes nobody
                 await asyncio.sleep(0.02)

@@ -116,8 +116,9 @@ class ContactExports:
         yield end
 
     async def _refused(self, project_pk: int, person: Person) -> AsyncIterator[RefusedEvent]:
-        async for ids in refused_of_person(self._database, project_pk, person.contact_id, person.email):
-            for refused_id in ids:
+        async for found in refused_of_person(self._database, project_pk, person.contact_id, person.email):
+            # Not the damaged ones: they may be about somebody else.
+            for refused_id in found.ids:
                 # One at a time: each may be as large as a request.
                 for refused in await self._database.read(partial(_read_refused, project_pk, refused_id)):
                     yield refused

@@ -159,8 +159,8 @@ class Erasures:
             number = numbers[-1]
             cancel = await read(partial(_open_runs, project_pk, numbers))
             erased = replace(erased, runs=erased.runs + len(numbers), cancelled_runs=erased.cancelled_runs + cancel)
-        async for ids in refused_of_person(self._database, project_pk, person.contact_id, person.email):
-            erased = replace(erased, refused_events=erased.refused_events + len(ids))
+        async for found in refused_of_person(self._database, project_pk, person.contact_id, person.email):
+            erased = replace(erased, refused_events=erased.refused_events + len(found.ids) + len(found.damaged))
         return erased
 
     async def resume(self) -> float:
@@ -233,12 +233,14 @@ class Erasures:
             more = after != ""
 
     async def _erase_refused(self, erasure: PendingErasure) -> int:
-        """Delete the refused events that name the person, or have the address anywhere in what was sent."""
+        """Delete the refused events that name the person, have the address anywhere, or are damaged and might."""
         contact_id = await self._database.read(partial(contact_id_of, contact_key=erasure.contact_key))
         deleted = 0
-        async for ids in refused_of_person(self._database, erasure.project_pk, contact_id, erasure.email):
-            for some in chunks(ids, PORTION_ROWS):
+        async for found in refused_of_person(self._database, erasure.project_pk, contact_id, erasure.email):
+            for some in chunks(found.ids + found.damaged, PORTION_ROWS):
                 deleted += await self._write(partial(_delete_refused, erasure.project_pk, some))
+            if found.damaged:
+                log.warning("damaged_refused_events_erased", count=len(found.damaged), ids=found.damaged)
         return deleted
 
     async def _write(self, work: Callable[[Connection], T]) -> T:

@@ -12,15 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from server.storage.database import Database
+    from server.storage.refused_event_search import RefusedOfPerson
 
 
 async def refused_of_person(
     database: Database, project_pk: int, contact_id: str, email: str
-) -> AsyncIterator[list[str]]:
-    """Yield lists of ids of the refused events that name a person, or have the address anywhere in what was sent."""
+) -> AsyncIterator[RefusedOfPerson]:
+    """Yield the refused events that name a person, or have the address anywhere in what was sent, escaped or not."""
     after, more = "", True
     while more:
-        ids, after = await database.read(
+        found, after = await database.read(
             partial(
                 refused_naming,
                 project_pk=project_pk,
@@ -30,5 +31,5 @@ async def refused_of_person(
                 examined=READ_EVENTS,
             )
         )
-        yield ids
+        yield found
         more = after != ""

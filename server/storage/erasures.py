@@ -24,6 +24,7 @@ from registry.store import get_definition
 from registry.unreadable_rows import UNREADABLE, load_object
 from server.errors import ContactNotFound
 from server.model import Erasure
+from server.storage.damaged_text import is_damaged, reading_damaged_text, to_valid_text
 from server.storage.events import read_coercions
 from server.storage.events_of_contact import PositionRange, positions_of_contact
 from server.storage.log import lock_heads
@@ -237,22 +238,25 @@ def _erase_events(connection: Connection, erasure: PendingErasure, positions: Se
     parameters = {"project": project_pk, "positions": packed(connection, positions)}
     declared: dict[str, tuple[Property, ...]] = {}
     exceptions = []
-    for row in connection.execute(_EVENTS_AT[dialect], parameters):
+    with reading_damaged_text(connection):
+        rows = connection.execute(_EVENTS_AT[dialect], parameters).all()
+    for row in rows:
         kept, omitted = {}, _count_of(row.coercions)
-        if erasure.keeps and row.definition_id:
+        idempotency_key, fingerprint = to_valid_text(row.idempotency_key), to_valid_text(row.fingerprint)
+        if erasure.keeps and row.definition_id and not is_damaged(row.definition_id):
             if row.definition_id not in declared:
                 definition = get_definition(connection, project_id, row.definition_id, deleted=True)
                 declared[row.definition_id] = definition.schema.properties
             kept = _kept(row.properties, declared[row.definition_id], erasure.email)
-        if kept or omitted or row.idempotency_key:
+        if kept or omitted or idempotency_key:
             exceptions.append(
                 {
                     "project": project_pk,
                     "at": row.position,
                     "kept": msgspec.json.encode(kept).decode(),
                     "omitted": omitted,
-                    "key": seal_key(project_id, row.idempotency_key) if row.idempotency_key else "",
-                    "digest": seal_fingerprint(row.idempotency_key, row.fingerprint) if row.idempotency_key else "",
+                    "key": seal_key(project_id, idempotency_key) if idempotency_key else "",
+                    "digest": seal_fingerprint(idempotency_key, fingerprint) if idempotency_key else "",
                 }
             )
     connection.execute(_ERASE_ALL[dialect], {**parameters, "now": erasure.erased_at})

@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from registry.bounded_pages import EXAMINED_ROWS, last_examined_key
 from registry.page_sizes import read_page
+from server.storage.address_search import AddressSearch
+from server.storage.damaged_text import is_damaged, reading_damaged_text, to_text, to_valid_text
 from server.storage.refused_events import (
     RefusalCounts,
     RefusedEvent,
     RefusedFilter,
+    request_bytes,
+    stored_size,
     to_content,
     to_refused_event,
 )
@@ -27,9 +31,15 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _MICROS_OF_MILLIS: Final = 1_000
-_ROWS_AT_ONCE: Final = 50
+_ROWS_AT_ONCE: Final = 20
+_SEARCHED_CHARACTERS: Final = 1_000_000
+"""What one read searches for an address: texts made to be slow take about a microsecond a character."""
 
-_listed = [column for column in refused_event.columns if column.name != "request"]
+_listed = [
+    *(column for column in refused_event.columns if column.name not in ("request", "byte_count")),
+    stored_size.label("byte_count"),
+]
+_searched = [refused_event.c[name] for name in ("contact_id", "email", "error", "content")]
 
 
 def list_refused(
@@ -45,7 +55,8 @@ def list_refused(
         .where(*within.conditions(), *_passing(connection, refused))
         .order_by(refused_event.c.id.desc())
     )
-    page, more = read_page(connection, query, limit, lambda row: row.byte_count)
+    with reading_damaged_text(connection):
+        page, more = read_page(connection, query, limit, lambda row: row.byte_count)
     found = [to_refused_event(row) for row in page]
     if more or last_examined is None:
         return found, more, found[-1].id if found else ""
@@ -60,7 +71,7 @@ def select_refused(
     last_examined = _last_examined_key(connection, within, refused, newest_first=False)
     if last_examined is not None:
         within.end_with(last_examined)
-    query = sa.select(refused_event.c.id, refused_event.c.byte_count)
+    query = sa.select(refused_event.c.id, stored_size.label("byte_count"))
     query = (
         query.where(*within.conditions(), *_passing(connection, refused)).order_by(refused_event.c.id).limit(limit + 1)
     )
@@ -89,7 +100,7 @@ def first_of_keys(
     keys = list(connection.scalars(keyed))
     if not keys:
         return []
-    query = sa.select(sa.func.min(event.id).label("id"), sa.func.max(event.byte_count).label("byte_count"))
+    query = sa.select(sa.func.min(event.id).label("id"), sa.func.max(stored_size).label("byte_count"))
     query = query.where(own, event.idempotency_key != "", event.idempotency_key.in_(keys), event.id <= until)
     query = query.where(*_passing(connection, refused), *([event.id.in_(among)] if among else []))
     query = query.group_by(event.idempotency_key, event.content, event.request).order_by("id").limit(len(ids))
@@ -109,10 +120,12 @@ def count_refused(
     query = query.where(*within.conditions(), *_passing(connection, refused))
     groups: Counter[tuple[str, str, str]] = Counter()
     total = 0
-    for row in connection.execute(query.group_by(refused_event.c.name, refused_event.c.faults)):
+    with reading_damaged_text(connection):
+        rows = connection.execute(query.group_by(refused_event.c.name, refused_event.c.faults)).all()
+    for row in rows:
         total += row.events
-        for reason, path in _grouped(row.faults):
-            groups[row.name, reason, path] += row.events
+        for reason, path in _grouped(to_valid_text(row.faults)):
+            groups[to_valid_text(row.name), reason, path] += row.events
     return RefusalCounts(groups, total, last_examined or "")
 
 
@@ -126,10 +139,11 @@ def refused_payloads(
     query = sa.select(refused_event.c.id, refused_event.c.content)
     query = query.where(*_Range(project_pk, RefusedFilter(), before=before).conditions(), refused_event.c.name == name)
     query = query.order_by(refused_event.c.id.desc())
-    page, more = read_page(connection, query, limit, lambda row: len(row.content))
+    with reading_damaged_text(connection):
+        page, more = read_page(connection, query, limit, lambda row: len(to_text(row.content)))
     contents = [to_content(row) for row in page]
     found = [content.properties for content in contents if content.properties is not None]
-    return found, sum(len(row.content) for row in page), page[-1].id if more else ""
+    return found, sum(len(to_text(row.content)) for row in page), page[-1].id if more else ""
 
 
 def refused_before(connection: Connection, project_pk: int, time: int, limit: int) -> Sequence[str]:
@@ -138,40 +152,52 @@ def refused_before(connection: Connection, project_pk: int, time: int, limit: in
     return connection.scalars(sa.select(refused_event.c.id).where(old).order_by(refused_event.c.id).limit(limit)).all()
 
 
+class RefusedOfPerson(NamedTuple):
+    """Ids of refused events that name a person, and of damaged ones that may be about the person."""
+
+    ids: list[str]
+    damaged: list[str]
+
+
 def refused_naming(
     connection: Connection, project_pk: int, contact_id: str, email: str, after: str, examined: int
-) -> tuple[list[str], str]:
-    """Return ids of refused events about a contact among the next `examined` ones after an id, and where to continue.
+) -> tuple[RefusedOfPerson, str]:
+    """Return refused events about a contact among the next `examined` ones after an id, and where to continue.
 
-    An event is about a contact if it names the id or the address, or has the address anywhere in what was sent.
+    Fewer are examined if they are large. An event is about a contact if it names the id or the address, or has the
+    address anywhere in what was sent. A damaged one may be about the contact unless a column names another one.
     """
     within = _Range(project_pk, RefusedFilter(), after=after)
     candidates = sa.select(refused_event.c.id).where(*within.conditions()).order_by(refused_event.c.id)
     last_examined = last_examined_key(connection, candidates, examined)
     if last_examined is not None:
         within.end_with(last_examined)
-    query = sa.select(
-        refused_event.c.id,
-        refused_event.c.contact_id,
-        refused_event.c.email,
-        refused_event.c.error,
-        refused_event.c.content,
-        refused_event.c.request,
-    )
-    options = {"yield_per": _ROWS_AT_ONCE}
-    with connection.execute(
-        query.where(*within.conditions()).order_by(refused_event.c.id), execution_options=options
-    ) as found:
-        return [row.id for row in found if _names(row, contact_id, email)], last_examined or ""
+    query = sa.select(refused_event.c.id, *_searched, request_bytes)
+    query = query.where(*within.conditions()).order_by(refused_event.c.id)
+    found, search = RefusedOfPerson([], []), AddressSearch(email)
+    options, room = {"yield_per": _ROWS_AT_ONCE}, _SEARCHED_CHARACTERS
+    with reading_damaged_text(connection), connection.execute(query, execution_options=options) as rows:
+        for row in rows:
+            if _names(row, contact_id, search):
+                found.ids.append(row.id)
+            elif _may_name(row):
+                found.damaged.append(row.id)
+            room -= sum(len(to_text(value)) for value in (row.error, row.content)) + len(row.request)
+            if room < 0:
+                return found, row.id
+    return found, last_examined or ""
 
 
-def _names(row: Any, contact_id: str, email: str) -> bool:
-    if contact_id and row.contact_id == contact_id:
+def _names(row: Any, contact_id: str, search: AddressSearch) -> bool:
+    if contact_id and (row.contact_id == contact_id or contact_id in to_text(row.content)):
         return True
-    if not email:
-        return False
-    texts = (row.email, row.error, row.content)
-    return any(email in text.lower() for text in texts) or email.encode() in bytes(row.request).lower()
+    return any(search.found_in(to_text(value)) for value in (row.email, row.error, row.content, row.request))
+
+
+def _may_name(row: Any) -> bool:
+    if not is_damaged(row.error) and not is_damaged(row.content):
+        return False  # What was sent has been searched.
+    return all(is_damaged(value) or not value for value in (row.contact_id, row.email))
 
 
 class _Range:

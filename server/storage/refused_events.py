@@ -23,8 +23,10 @@ from registry.errors import (
     Violation,
 )
 from registry.log_ids import LogIds
+from registry.timestamps import check_instant
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import RefusedEventNotFound
+from server.storage.damaged_text import is_damaged, reading_damaged_text, to_valid_text
 from server.storage.log import Appender
 from server.storage.sqlite_writer import sqlite_driver
 from server.storage.tables import contact, quarantine, refused_event
@@ -124,9 +126,23 @@ class RefusalCounts(NamedTuple):
     last: str
 
 
+request_bytes: Final = sa.cast(refused_event.c.request, sa.LargeBinary).label("request")
+"""The request, also where SQLite has it as a text."""
+
+_MAX_STORED: Final = 1 << 20
+_measured = (refused_event.c.error, refused_event.c.content, refused_event.c.request)
+
+stored_size: Final = sa.case(
+    (refused_event.c.byte_count.between(0, _MAX_STORED), sa.cast(refused_event.c.byte_count, sa.BigInteger)),
+    else_=sum(map(sa.func.length, _measured), sa.func.length(refused_event.c.name))
+    + sa.func.length(refused_event.c.email),
+)
+"""The size of an event, counted again where the column has something else than a size."""
+
 _error = msgspec.json.Decoder(RefusalCause)
 _content = msgspec.json.Decoder(RefusedContent)
 _encode = msgspec.json.Encoder().encode
+_TEXTS: Final = ("name", "faults", "door", "key_id", "request_id", "idempotency_key", "contact_id", "email")
 
 
 def new_ids(received_at: int) -> LogIds:
@@ -172,9 +188,7 @@ def delete_refused(connection: Connection, project_pk: int, ids: Collection[str]
     if not ids:
         return 0
     own = refused_event.c.project_key == project_pk
-    deleted = connection.execute(
-        sa.delete(refused_event).where(own, _among(ids)).returning(refused_event.c.byte_count)
-    ).scalars()
+    deleted = connection.execute(sa.delete(refused_event).where(own, _among(ids)).returning(stored_size)).scalars()
     sizes = deleted.all()
     if sizes:
         _add_use(connection, project_pk, -len(sizes), -sum(sizes))
@@ -190,13 +204,17 @@ def get_refused(connection: Connection, project_pk: int, refused_id: str) -> Ref
 
 def read_refused(connection: Connection, project_pk: int, ids: Sequence[str]) -> list[RefusedEvent]:
     """Read refused events with their requests, oldest first; those that are not there are left out."""
-    query = sa.select(refused_event).where(refused_event.c.project_key == project_pk, _among(ids))
-    return [to_refused_event(row, bytes(row.request)) for row in connection.execute(query.order_by(refused_event.c.id))]
+    columns = [column for column in refused_event.columns if column.name not in ("request", "byte_count")]
+    query = sa.select(*columns, stored_size.label("byte_count"), request_bytes)
+    query = query.where(refused_event.c.project_key == project_pk, _among(ids)).order_by(refused_event.c.id)
+    with reading_damaged_text(connection):
+        rows = connection.execute(query).all()
+    return [to_refused_event(row, bytes(row.request)) for row in rows]
 
 
 def sizes_of(connection: Connection, project_pk: int, ids: Collection[str]) -> list[tuple[str, int]]:
     """Return ids with the sizes of their events, oldest first. Raise RefusedEventNotFound."""
-    query = sa.select(refused_event.c.id, refused_event.c.byte_count)
+    query = sa.select(refused_event.c.id, stored_size.label("byte_count"))
     query = query.where(refused_event.c.project_key == project_pk, _among(ids)).order_by(refused_event.c.id)
     found = [(row.id, row.byte_count) for row in connection.execute(query)]
     if len(found) < len(ids):
@@ -229,26 +247,49 @@ def _among(ids: Iterable[str]) -> sa.ColumnElement[bool]:
 
 def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:
     """Return the refused event of a row. What is unreadable is reported; what other columns have is in its place."""
-    reason = next((line.partition("\t")[0] for line in row.faults.split("\n") if line), RowUnreadable.reason)
+    texts = {name: to_valid_text(getattr(row, name)) for name in _TEXTS}
+    name, contact_id, email = texts["name"], texts["contact_id"], texts["email"]
+    reason = next((line.partition("\t")[0] for line in texts["faults"].split("\n") if line), RowUnreadable.reason)
     error, wrong = _reported(row.id, _error.decode, row.error, RefusalCause(reason, ""))
-    known = RefusedContent(row.name, row.contact_id, row.email)
-    content, unreadable = _reported(row.id, _read_content, row.content, known)
+    content, unreadable = _reported(row.id, _read_content, row.content, RefusedContent(name, contact_id, email))
+    received_at, no_time = _reported(row.id, _read_time, row.received_at, _time_of(row.id))
+    _, no_text = _reported(row.id, _check_texts, row, None)
     return RefusedEvent(
         row.id,
-        row.received_at,
+        received_at,
         row.byte_count,
-        row.name,
-        row.door,
-        row.key_id,
-        row.request_id,
-        row.idempotency_key,
-        row.contact_id,
-        row.email,
+        name,
+        texts["door"],
+        texts["key_id"],
+        texts["request_id"],
+        texts["idempotency_key"],
+        contact_id,
+        email,
         error,
         content,
         request,
-        unreadable or wrong,
+        unreadable or wrong or no_time or no_text,
     )
+
+
+def _read_time(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError("received_at is not a time")
+    return check_instant(value)
+
+
+def _time_of(refused_id: str) -> int:
+    """Return the time in the id of an event, to the millisecond."""
+    try:
+        return check_instant(int(refused_id.replace("-", "")[:12], 16) * 1_000)
+    except ValueError:
+        return 0
+
+
+def _check_texts(row: Any) -> None:
+    for name in _TEXTS:
+        if is_damaged(getattr(row, name)):
+            raise ValueError(f"{name} is not text in UTF-8")
 
 
 def to_content(row: Any) -> RefusedContent:
@@ -259,15 +300,17 @@ def to_content(row: Any) -> RefusedContent:
 def _read_content(text: str) -> RefusedContent:
     """Return stored content. Raise one of UNREADABLE, also for properties that could not be written into a message."""
     content = _content.decode(text)
+    if content.occurred_at is not None:
+        check_instant(content.occurred_at)
     if content.properties is None:
         return content
     return msgspec.structs.replace(content, properties=load_object(_encode(content.properties).decode()))
 
 
-def _reported(refused_id: str, read: Callable[[str], T], text: str, instead: T) -> tuple[T, str]:
-    """Return what is read from a stored text; if it is unreadable, something instead of it, and the reason."""
+def _reported(refused_id: str, read: Callable[[Any], T], stored: Any, instead: T) -> tuple[T, str]:
+    """Return what is read from a stored value; if it is unreadable, something instead of it, and the reason."""
     try:
-        return read(text), ""
+        return read(stored), ""
     except UNREADABLE as error:
         return instead, UNREADABLE_ROWS.report("refused_event", refused_id, error)
 
