@@ -10,6 +10,7 @@ from server.storage import refused_event_search
 from server.storage.address_search import AddressSearch
 from signalbox.v1 import contacts_pb2, projects_pb2
 from signalbox.v1 import refusals_pb2 as pb
+from tests.support.automations import automate
 from tests.support.messages import ADA, event
 from tests.support.quarantine import ALL, KEEP, counts, kept, refused_events, reingest
 from tests.support.refusals import refusal
@@ -115,6 +116,27 @@ async def test_an_erasure_ends_beside_damaged_recorded_events(
         await served_store.execute(f"UPDATE event SET {column} = {NOT_UTF8} WHERE idempotency_key = '{key}'")  # noqa: S608
     erased = await shop.contacts.EraseContact(contacts_pb2.EraseContactRequest(email=ADA))
     assert erased.event_count == len(columns)
+
+
+@OF_SQLITE
+async def test_an_erasure_ends_beside_other_damaged_rows(service: Service, served_store: Store) -> None:
+    shop = await service.shop()
+    ada = await shop.upsert()
+    await automate(shop)
+    for _ in range(2):
+        await shop.send(event({"order_total": 1}))
+    for table, column, where in (
+        ("run", "status", f"contact_key = (SELECT key FROM contact WHERE id = '{ada.id}')"),  # noqa: S608
+        (
+            "audit_entry",
+            "resource_type",
+            f"project_id IN (SELECT id FROM project WHERE name = '{shop.project}' OR id = '{shop.project}')",  # noqa: S608
+        ),
+        ("contact", "email", f"id = '{ada.id}'"),
+    ):
+        await served_store.execute(f"UPDATE {table} SET {column} = {NOT_UTF8} WHERE {where}")  # noqa: S608
+    erased = await shop.contacts.EraseContact(contacts_pb2.EraseContactRequest(id=ada.id))
+    assert (erased.event_count, erased.run_count > 0) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from server.services.refused_of_person import refused_of_person
 from server.sharing.current_project import SERVER, work_for
 from server.storage.audit_entries import entries_about, erase_contents
 from server.storage.contacts import contact_ids
+from server.storage.damaged_text import reading_damaged_text
 from server.storage.erasures import (
     READ_EVENTS,
     begin_erasure,
@@ -292,7 +293,8 @@ def _contact_of(erasure: PendingErasure, connection: Connection) -> tuple[str, s
 
 def _entries(named: tuple[str, str], after: str, connection: Connection) -> tuple[list[str], str]:
     project_id, contact_id = named
-    return entries_about(connection, project_id, "contact", contact_id, after)
+    with reading_damaged_text(connection):
+        return entries_about(connection, project_id, "contact", contact_id, after)
 
 
 def _erase_contents(entry_ids: Sequence[str], connection: Connection) -> None:

@@ -78,9 +78,11 @@ def find_person(connection: Connection, project_pk: int, *, contact_id: str = ""
     """Find a person by the id of a contact, deleted or not, or by address. Raise ContactNotFound for an unknown id."""
     named = contact.c.id == contact_id if contact_id else contact.c.email == email
     columns = sa.select(contact.c.key, contact.c.id, contact.c.email)
-    row = connection.execute(columns.where(contact.c.project_key == project_pk, named)).one_or_none()
+    with reading_damaged_text(connection):
+        row = connection.execute(columns.where(contact.c.project_key == project_pk, named)).one_or_none()
     if row is not None:
-        return Person(row.key, row.id, row.email or "")
+        # A damaged address is nowhere else.
+        return Person(row.key, row.id, "" if is_damaged(row.email) else row.email)
     if contact_id:
         raise ContactNotFound(contact_id)
     return Person(0, "", email)
@@ -174,7 +176,7 @@ def erase_runs_to(connection: Connection, erasure: PendingErasure, numbers: Sequ
     current = lock_erasure(connection, erasure.key)
     if current is None or not (left := [number for number in numbers if number > current.run_number]):
         return ErasedRuns()
-    with overwriting(connection):
+    with overwriting(connection), reading_damaged_text(connection):
         erased = erase_runs(connection, erasure.project_pk, left, head, now)
     _move(connection, erasure.key, now, run_number=left[-1])
     return erased
