@@ -211,6 +211,15 @@ async def test_everything_but_2xx_is_a_failed_attempt(
     assert attempts[-1].acknowledged is (not failure)
 
 
+async def test_a_new_subscription_has_no_requests_of_a_deleted_one(till: Client, receiver: Receiver) -> None:
+    await push_to(till, receiver.url)
+    await record(till, 1)
+    await settled(till, 1)
+    await till.matches.DeleteSubscription(pb.DeleteSubscriptionRequest(subscription="engine"))
+    await push_to(till, receiver.url)
+    assert list((await get(till)).push_attempts) == []
+
+
 async def test_a_match_whose_last_attempt_fails_is_parked_with_the_reason(till: Client, receiver: Receiver) -> None:
     receiver.always(answer(503))
     await push_to(till, receiver.url, backoff=AT_ONCE, max_attempts=2)

@@ -70,11 +70,22 @@ def create_subscription(connection: Connection, new: Subscription) -> Subscripti
     check_subscription(new)
     _check_name_free(connection, new)
     created = replace(new, floor_position=new.read_position, last_serial=0, seek_serial=0, version=1)
-    result = connection.execute(insert(subscription_table).values(_columns(created)).returning(_subscription.key))
-    key = result.scalar_one()
+    columns = _columns(created) | _key_never_used(connection, created)
+    key = connection.execute(insert(subscription_table).values(columns).returning(_subscription.key)).scalar_one()
     # An older release leaves this row when it deletes a subscription, and SQLite gives its key away again.
     connection.execute(delete(subscription_push).where(subscription_push.c.subscription_key == key))
     return replace(created, key=key)
+
+
+def _key_never_used(connection: Connection, new: Subscription) -> dict[str, int]:
+    """Return the key where the database would give that of a deleted subscription away again, as SQLite does.
+
+    Servers remember requests and sessions by the key, also for a while after the deletion: it is taken from the clock.
+    """
+    if connection.dialect.name != "sqlite":
+        return {}
+    newest: int = connection.scalar(select(func.max(_subscription.key))) or 0
+    return {"key": max(newest + 1, new.created_at)}
 
 
 def get_subscription(connection: Connection, project_pk: int, id_or_name: str) -> Subscription:
