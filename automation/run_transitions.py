@@ -34,7 +34,7 @@ from registry.log_ids import position_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy import ColumnElement, Connection, Update
 
     from automation.matches import Match
 
@@ -193,39 +193,23 @@ _RESUME = (
 )
 
 
-_MARK_RUNNING = (
-    update(run)
-    .where(
-        _run.project_key == bindparam("project"),
-        _run.number == bindparam("of"),
-        _run.match_position == bindparam("at"),
-        _run.status == RunStatus.QUEUED,
-    )
-    .values(status=RunStatus.RUNNING)
-)
+def _mark_running(number: ColumnElement[bool], match_position: ColumnElement[bool]) -> Update:
+    """Return the statement that marks the queued runs running which have these numbers and positions."""
+    own, queued = _run.project_key == bindparam("project"), _run.status == RunStatus.QUEUED
+    return update(run).where(own, number, match_position, queued).values(status=RunStatus.RUNNING)
 
+
+_MARK_RUNNING = _mark_running(_run.number == bindparam("of"), _run.match_position == bindparam("at"))
 
 _MARK_ALL_RUNNING = Prepared(
-    update(run)
-    .where(
-        _run.project_key == bindparam("project"),
-        among(_run.number, "numbers", "sqlite"),
-        among(_run.match_position, "positions", "sqlite"),
-        _run.status == RunStatus.QUEUED,
-    )
-    .values(status=RunStatus.RUNNING)
+    _mark_running(among(_run.number, "numbers", "sqlite"), among(_run.match_position, "positions", "sqlite"))
 )
 
-
 _MARK_SPAN_RUNNING = Prepared(
-    update(run)
-    .where(
-        _run.project_key == bindparam("project"),
+    _mark_running(
         _run.number.between(bindparam("first"), bindparam("last")),
         _run.match_position == _run.number + bindparam("offset"),
-        _run.status == RunStatus.QUEUED,
     )
-    .values(status=RunStatus.RUNNING)
 )
 
 

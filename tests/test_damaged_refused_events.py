@@ -45,7 +45,7 @@ pytestmark = pytest.mark.lasting
 
 
 async def keep(client: Client, email: str) -> str:
-    """Have an event refused and kept. Return its id."""
+    """Send an event that is refused and kept. Return its id."""
     await refusal(client.send(event(BAD, email=email)))
     return (await refused_events(client))[0].id
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.support.service import Service
 
 PAUSE_SECONDS = 0.02
-"""Eight senders that pause so long have calls in progress at every moment, and leave the machine to the servers."""
+"""With this pause, eight senders always have a call in progress, and still leave the processor to the servers."""
 
 SEND = "/v1/events/send"
 BODY = {"eventName": "order_completed", "email": "ada@example.com", "eventProperties": {"order_total": 1}}

@@ -63,7 +63,7 @@ class SubscriptionChanges:
 
 
 def create_subscription(connection: Connection, new: Subscription) -> Subscription:
-    """Create a subscription that begins after its `read_position`; the database assigns its key.
+    """Create a subscription that begins after its `read_position`, with a key that none had before.
 
     Raise InvalidSubscription and SubscriptionAlreadyExists.
     """
@@ -71,16 +71,15 @@ def create_subscription(connection: Connection, new: Subscription) -> Subscripti
     _check_name_free(connection, new)
     created = replace(new, floor_position=new.read_position, last_serial=0, seek_serial=0, version=1)
     columns = _columns(created) | _key_never_used(connection, created)
-    key = connection.execute(insert(subscription_table).values(columns).returning(_subscription.key)).scalar_one()
-    # An older release leaves this row when it deletes a subscription, and SQLite gives its key away again.
-    connection.execute(delete(subscription_push).where(subscription_push.c.subscription_key == key))
-    return replace(created, key=key)
+    result = connection.execute(insert(subscription_table).values(columns).returning(_subscription.key))
+    return replace(created, key=result.scalar_one())
 
 
 def _key_never_used(connection: Connection, new: Subscription) -> dict[str, int]:
     """Return the key where the database would give that of a deleted subscription away again, as SQLite does.
 
-    Servers remember requests and sessions by the key, also for a while after the deletion: it is taken from the clock.
+    Servers remember requests and sessions by the key, also for a while after the deletion, and an older release leaves
+    a row of `subscription_push` with it. So it is taken from the clock.
     """
     if connection.dialect.name != "sqlite":
         return {}

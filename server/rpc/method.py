@@ -48,7 +48,7 @@ class Method:
 
     @property
     def changes(self) -> bool:
-        """Whether a call changes what a project is made of, and not only its logs and the state of its runs."""
+        """Whether a call changes what operators keep, and so has an entry in the audit log."""
         effect: int = self.descriptor.GetOptions().Extensions[options_pb2.effect]
         return effect == options_pb2.EFFECT_AUDITED
 

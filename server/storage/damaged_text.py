@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reading_damaged_text(connection: Connection) -> Iterator[None]:
-    """Have SQLite return text that is not UTF-8 with surrogates meanwhile, where the whole statement would fail."""
+    """Let SQLite return text that is not UTF-8, with surrogates, in this context: otherwise the statement fails."""
     if connection.dialect.name != "sqlite":
         yield
         return

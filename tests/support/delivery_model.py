@@ -384,6 +384,6 @@ def _match(position: int) -> Match:
 
 
 def set_clock(dispatcher: Dispatcher, clock: Callable[[], int]) -> None:
-    """Give a dispatcher a clock, in microseconds, in place of the server's and the database's."""
+    """Replace the clocks of a dispatcher, the server's and the database's, by one in microseconds."""
     dispatcher._clock = clock
     dispatcher._clock_in = lambda connection: clock
