@@ -208,7 +208,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             "Projects": ProjectsServicer(projects),
             "Quarantine": QuarantineServicer(Quarantine(database, ingest, _event_apis(typed), limits, changes)),
         }
-        rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls, tracer))
+        rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls), tracer)
         await stack.enter_async_context(rpcs)
         grpc_server = GrpcServer(rpcs, servicers)
         _watch(metrics, database, health, calls)
@@ -220,10 +220,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             Services(ingest, definitions, contacts, automations, runs),
             system,
             metrics,
-            leaving=calls.leaving,
             bodies=Bodies(loop_time, settings.http_body_bytes),
             rate_limits=settings.rate_limits,
-            call_log=CallLog(settings.log_calls, tracer),
+            call_log=CallLog(settings.log_calls),
+            tracer=tracer,
         )
         connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
         http_server = _http_server(settings, metrics, PathRouter([connect], bridge, Cors(settings.cors_origins)))

@@ -11,14 +11,11 @@ us, a fifteenth of the processor's time for a single send, so by default there i
 from __future__ import annotations
 
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 
 from server.call_context import current
-
-if TYPE_CHECKING:
-    from server.tracing.tracer import Tracer
 
 SLOW_SECONDS: Final = 1.0
 """A call that takes longer is logged, unless it is a stream, or waits for matches as long as its caller asked it to."""
@@ -53,14 +50,10 @@ class _Lines:
 
 
 class CallLog:
-    """Logs calls. `every` is NONE, or n to log each n-th call that neither fails nor is slow nor changes anything.
+    """Logs calls. `every` is NONE, or n to log each n-th call that neither fails nor is slow nor changes anything."""
 
-    `tracer` has the spans of calls, if any are exported.
-    """
-
-    def __init__(self, every: int = NONE, tracer: Tracer | None = None) -> None:
+    def __init__(self, every: int = NONE) -> None:
         self.every = every
-        self.tracer = tracer
         self._skipped = 0
         self._problems, self._changes = _Lines(), _Lines()
 

@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from server.bridge.system_pages import SystemPage, SystemPages
     from server.http.body import Bodies
     from server.metrics import Metrics
+    from server.tracing.tracer import Tracer
 
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -157,15 +158,14 @@ class Bridge:
         system: SystemPages,
         metrics: Metrics,
         *,
-        leaving: asyncio.Event,
         bodies: Bodies,
         rate_limits: bool = False,
         call_log: CallLog | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._log = call_log or CallLog()
-        self._tracer = self._log.tracer
+        self._tracer = tracer
         self._access = access
-        self._leaving = leaving
         self._calls: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
         self._services = services
@@ -219,7 +219,7 @@ class Bridge:
             self._calls.discard(task)
             self._ended.discard(task)
         headers = exchange.identified((*exchange.response_headers, *response.headers))
-        if self._leaving.is_set():
+        if self._system.leaving:
             # The client's next request must go to another server.
             headers = (*headers, (b"connection", b"close"))
         content = _encode(response.body)

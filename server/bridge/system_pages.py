@@ -58,14 +58,14 @@ class SystemPages:
         self,
         storage: Checked,
         metrics: Metrics,
-        stopping: asyncio.Event,
+        leaving: asyncio.Event,
         dialects: Sequence[RestDialect],
         rpcs: Callable[[], tuple[dict[str, Any], dict[str, Any]]] = lambda: ({}, {}),
         refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._storage = storage
         self.metrics_page = MetricsPage(metrics, refresh)
-        self._stopping = stopping
+        self._leaving = leaving
         self._dialects = dialects
         self._rpcs = rpcs
         self._dialect_documents: dict[str, SystemPage] = {}
@@ -77,6 +77,11 @@ class SystemPages:
             "/openapi.json": self._openapi,
             **{document_path(dialect): partial(self._dialect_openapi, dialect) for dialect in dialects},
         }
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the server is about to stop."""
+        return self._leaving.is_set()
 
     async def page(self, path: str) -> SystemPage:
         """Return the page at one of the paths in `pages`."""
@@ -92,7 +97,7 @@ class SystemPages:
 
     async def _readiness(self) -> SystemPage:
         """Report whether an event can be stored now, and no shutdown has begun."""
-        if self._stopping.is_set():
+        if self.leaving:
             return _json(503, {"status": "stopping"})
         try:
             async with asyncio.timeout(READY_SECONDS):

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from server.rpc.method import Method, RequestParser
     from server.rpc.open_calls import OpenCalls
     from server.rpc.transport import StreamTransport, Transport, UnaryTransport
+    from server.tracing.tracer import Tracer
 
 log = structlog.get_logger()
 
@@ -65,6 +66,7 @@ class Calls:
         metrics: Metrics | None = None,
         loop_time: LoopTime | None = None,
         call_log: CallLog | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.open_calls = calls
         self.metrics = metrics or Metrics()
@@ -73,8 +75,8 @@ class Calls:
         self._calls = calls
         self._limits = CallLimits(calls, self.metrics, self.loop_time)
         self._log = call_log or CallLog()
-        self._tracer = self._log.tracer
-        self._observed = bool(self._log.every or self._tracer)
+        self._tracer = tracer
+        self._observed = bool(self._log.every or tracer)
         self._records: dict[Method, _Record] = {}
 
     async def __aenter__(self) -> None:
