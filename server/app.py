@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import structlog
 
-from server import runtime
 from server.api.server import GrpcServer
 from server.audit.audited_changes import AuditedChanges
 from server.audit.settings_changes import record_settings
@@ -33,10 +32,9 @@ from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
 from server.bridge.sending import reread_request
 from server.bridge.system_pages import SystemPages
-from server.call_log import CallLog
-from server.clock import ClockWatch
 from server.connect.app import Connect
 from server.connect.openapi import rpc_paths
+from server.current_call.call_log import CallLog
 from server.delivery.deliveries import Deliveries
 from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
@@ -63,9 +61,11 @@ from server.ingest.ingest import Ingest
 from server.ingest.quarantine import QuarantineLimits
 from server.ingest.quotas import Quotas
 from server.ingest.refusal_log import RefusalLog
+from server.logs.outages import Outages
 from server.metrics import Metrics
 from server.metrics.process import watch_process
-from server.outages import Outages
+from server.process import runtime
+from server.process.shutdown import Shutdown
 from server.rpc.audited_resources import describe
 from server.rpc.calls import Calls
 from server.rpc.messages.pushes import push_body_writer
@@ -96,7 +96,7 @@ from server.services.quarantine import EventApi, Quarantine
 from server.services.runs import Runs
 from server.settings import admin_key_file
 from server.sharing.loop_time import LoopTime
-from server.shutdown import Shutdown
+from server.storage.clock import ClockWatch
 from server.storage.database import open_database
 from server.storage.health import StorageHealth
 from server.storage.migrations import check_migrated, current, migrate

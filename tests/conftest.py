@@ -21,7 +21,7 @@ import structlog
 import uvloop
 from hypothesis import settings
 
-from server.runtime import collect_garbage_rarely
+from server.process.runtime import collect_garbage_rarely
 from server.storage import health
 from server.storage.database import open_database
 from tests.support.laws import examples

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from server.app import _in_time
 from server.background.catalog_refresh import CatalogRefresh
-from server.outages import Outages
+from server.logs.outages import Outages
 from tests.support.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 from google.protobuf.json_format import MessageToDict
 
-from server import call_context
 from server.background import audit_retention, key_use
-from server.contract import SERVICES
+from server.current_call import context as call_context
+from server.rpc.contract import SERVICES
 from signalbox.v1 import (
     audit_pb2,
     automations_pb2,

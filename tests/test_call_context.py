@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from server import call_context
 from server.bridge.dialects import DIALECTS
-from server.contract import SERVICES
+from server.current_call import context as call_context
 from server.ingest.ingest import Ingest
+from server.rpc.contract import SERVICES
 from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.automations import automate
 from tests.support.bridge import calling, http_client

@@ -14,10 +14,10 @@ import pytest_asyncio
 import structlog
 from google.protobuf.message_factory import GetMessageClass
 
-from server import call_log
-from server.call_log import LINES_A_SECOND, CallLog
-from server.contract import SERVICES
-from server.logs import mask
+from server.current_call import call_log
+from server.current_call.call_log import LINES_A_SECOND, CallLog
+from server.logs.output import mask
+from server.rpc.contract import SERVICES
 from server.rpc.method import Method
 from signalbox.v1 import contacts_pb2, match_stream_pb2, projects_pb2
 from signalbox.v1.event_ingest_pb2 import SendEventRequest

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from automation.subscriptions.values import Delivery, Extend, Settlement, TakeOver
-from server.call_wait import CallWait
+from server.current_call.wait import CallWait
 from server.delivery import consumer_session
 from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Drain, Heartbeat, Opening, SettleResults
 from server.delivery.deliveries import _first_delivery
 from server.delivery.loading import LoadedDelivery
 from server.errors import ConsumerReplaced, Stopping, StorageUnavailable
-from server.shutdown import Shutdown
+from server.process.shutdown import Shutdown
 from tests.support.delivery_model import SECOND, SUBSCRIPTION
 from tests.support.virtual_time import VirtualTimeLoop
 

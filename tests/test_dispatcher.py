@@ -43,7 +43,7 @@ from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
 from server.delivery.subscriptions import Subscriptions, SubscriptionStatus
 from server.errors import ServiceError
-from server.shutdown import Shutdown
+from server.process.shutdown import Shutdown
 from tests.support.delivery_model import (
     PROJECT,
     SECOND,

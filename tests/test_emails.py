@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.emails import normalize_email
 from server.errors import InvalidArgument
+from server.services.emails import normalize_email
 
 LONGEST = f"{'a' * 249}@b.de"
 

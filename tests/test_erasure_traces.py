@@ -12,7 +12,7 @@ from sqlalchemy import LargeBinary, Text
 
 from automation.tables import metadata as automation_metadata
 from registry.tables import metadata as registry_metadata
-from server.call_context import REQUEST_ID
+from server.current_call.context import REQUEST_ID
 from server.storage.migrations import metadata as migrations_metadata
 from server.storage.tables import metadata as server_metadata
 from signalbox.v1 import contacts_pb2, match_stream_pb2, projects_pb2

@@ -12,9 +12,9 @@ import pytest
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
-from server import outages
 from server.errors import InternalError, StorageBusy, StorageError, StorageFull, StorageLate, StorageUnavailable
-from server.outages import Outages
+from server.logs import outages
+from server.logs.outages import Outages
 from server.storage.health import DOUBT_SECONDS, FULL_SECONDS, LATE_SECONDS, PROBE_SECONDS, TICK_SECONDS, StorageHealth
 from tests.support.messages import event
 from tests.support.postgres import find_binaries, running_cluster

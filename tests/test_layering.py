@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from google.protobuf import descriptor_pool as pool
 
-from server.contract import SERVICES
+from server.rpc.contract import SERVICES
 from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:

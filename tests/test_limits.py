@@ -14,7 +14,7 @@ from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
-from server import call_context, call_log, emails, paging, payload_checks
+from server import paging, payload_checks
 from server.api import open_services
 from server.api import server as grpc_server
 from server.audit import audited_changes
@@ -25,6 +25,8 @@ from server.bridge.dialects import DIALECTS
 from server.cli.commands.projects import update as project_update
 from server.cli.commands.serve import serve
 from server.connect import request as connect_request
+from server.current_call import call_log
+from server.current_call import context as call_context
 from server.delivery import consumer, consumer_session, dispatchers, recent_matches, wake_ups
 from server.delivery.push import budget as push_budget
 from server.delivery.push import client as push_client
@@ -40,7 +42,7 @@ from server.metrics import series
 from server.rpc import call_limits, json_reading, receive_limits
 from server.rpc.messages import deliveries, retention, watches
 from server.rpc.servicers import event_ingest, match_stream
-from server.services import projects, runs
+from server.services import emails, projects, runs
 from server.services import quarantine as quarantine_service
 from server.settings import Settings
 from server.sharing import interpreter_lock, small_work

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from server.logs import LEVELS, BoundedRenderer, configure_logs
+from server.logs.output import LEVELS, BoundedRenderer, configure_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

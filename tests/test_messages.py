@@ -35,7 +35,6 @@ from registry.compatibility import Direction, Incompatibility, IncompatibilityKi
 from registry.definitions import EventDefinition, Revision
 from registry.errors import Violation
 from registry.schema import CoercionMode, Compatibility, Property, PropertyType, Schema, UnknownProperties
-from server.clock import database_now
 from server.delivery.consumer_session import DeliveryBatch, Drain, Heartbeat, Opened, Opening, SettleResults
 from server.delivery.loading import LoadedDelivery
 from server.delivery.match_reader import UnreadableMatch, WatchUpdate
@@ -89,6 +88,7 @@ from server.services.dependents import ReadingAutomation
 from server.services.explanations import ConditionTest, EventExplanation
 from server.services.match_reasons import BlockingKind, BlockingReason, Explanation
 from server.services.runs import RunView
+from server.storage.clock import database_now
 from server.storage.event_history import Traffic
 from signalbox.v1 import automations_pb2, event_ingest_pb2, event_pb2, match_pb2, match_stream_pb2
 

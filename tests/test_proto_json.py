@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.errors import SignalboxError
-from server.contract import SERVICES
 from server.errors import MalformedRequest
 from server.rpc import json_parsing, json_reading, json_writing
+from server.rpc.contract import SERVICES
 from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
 from server.sharing.loop_time import LoopTime

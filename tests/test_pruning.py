@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from server.background import match_retention
 from server.background.match_retention import LOOK_SECONDS, PORTION_MATCHES, MatchRetention
-from server.outages import Outages
+from server.logs.outages import Outages
 from server.storage import paced_writes
 from server.storage.paced_writes import REST_FACTOR
 from tests.support.virtual_time import VirtualTimeLoop

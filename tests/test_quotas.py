@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from grpc import StatusCode
 
-from server.clock import database_now
 from server.ingest import quotas
 from server.ingest.quotas import Bucket
 from server.services import quarantine
+from server.storage.clock import database_now
 from signalbox.v1 import event_ingest_pb2, refusals_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.bridge import calling

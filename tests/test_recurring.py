@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from server import outages, recurring
 from server.errors import InternalError, StorageBusy, StorageUnavailable
-from server.recurring import Recurring, try_each
+from server.logs import outages
+from server.process import recurring
+from server.process.recurring import Recurring, try_each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
 from registry.errors import PayloadRejected, Violation
-from server.call_context import SERVER
+from server.current_call.context import SERVER
 from server.errors import ContactNotFound, QueueFull
 from server.ingest import refusal_log
 from server.ingest.draft import Draft

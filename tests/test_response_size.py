@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from registry.errors import InvalidSchema
 from registry.schema import MAX_BYTES, Property, PropertyType, Schema, check_schema
-from server.contract import SERVICES
+from server.rpc.contract import SERVICES
 from tests.support.largest import Largest, filled
 from tests.support.receiver import LOOPBACK
 from tests.support.service import Client, serving

@@ -16,8 +16,8 @@ from automation.matches import Match, MatchKind
 from automation.retention import delete_matches
 from server.background import match_retention as match_pruner
 from server.background.match_retention import MatchRetention
+from server.logs.outages import Outages
 from server.model import Rules
-from server.outages import Outages
 from server.storage.log import Head, matches, move_heads
 from server.storage.projects import insert_project
 from signalbox.v1 import automations_pb2 as runs_pb

@@ -9,7 +9,7 @@ import pytest
 
 from server.background import run_timeouts
 from server.background.run_timeouts import POLL_SECONDS, RunTimeouts
-from server.outages import Outages
+from server.logs.outages import Outages
 from tests.support.virtual_time import VirtualTimeLoop
 
 SECOND: Final = 1_000_000

@@ -18,13 +18,13 @@ from automation.errors import RunWithoutContact
 from automation.matches import MatchKind
 from automation.run_transitions import set_run_waiting
 from automation.runs import Run, RunStatus, Wait
-from server import recurring
 from server.background import run_timeouts as run_timer
 from server.background.run_timeouts import RunTimeouts
 from server.delivery.match_notifier import MatchNotifier
 from server.errors import StorageUnavailable
+from server.logs.outages import Outages
 from server.metrics import Metrics
-from server.outages import Outages
+from server.process import recurring
 from server.services import runs
 from server.sharing.work_thread import WorkThread
 from signalbox.v1 import automations_pb2 as pb

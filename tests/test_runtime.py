@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.runtime import collect_garbage_rarely, favour_database_threads
+from server.process.runtime import collect_garbage_rarely, favour_database_threads
 from server.version import DISTRIBUTION, POSTGRES_EXTRA, version
 
 if TYPE_CHECKING:

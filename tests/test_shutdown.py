@@ -12,7 +12,7 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.errors import Stopping
-from server.shutdown import until
+from server.process.shutdown import until
 from signalbox.v1 import projects_pb2
 from tests.support.process import server_process
 from tests.support.refusals import refusal

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from registry import timestamps
 from registry.steady_clock import SLEW_DIVISOR, STEP_MICROS, SteadyClock
-from server import clock as server_clock
+from server.storage import clock as server_clock
 from signalbox.v1 import automations_pb2
 from tests.support.automations import automate, await_event, started
 from tests.support.bridge import http_client

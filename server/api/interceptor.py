@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from server.api.aborting import abort, abort_at_return
-from server.call_context import GRPC, REQUEST_ID, begin_call
+from server.current_call.context import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
 from server.rpc.method import served_methods
 from server.rpc.parsing import parser

@@ -17,9 +17,9 @@ from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server.api.aborting import abort
-from server.contract import SERVICE_NAMES
 from server.errors import LimitReached, MalformedRequest, RequestTooSlow, Stopping, TooManyStreams, WatcherTooSlow
-from server.shutdown import until
+from server.process.shutdown import until
+from server.rpc.contract import SERVICE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,10 +10,10 @@ from server.api.connections import close_connections
 from server.api.interceptor import method_handlers
 from server.api.open_services import OpenServices
 from server.api.tls import server_credentials
-from server.contract import SERVICES
+from server.process.runtime import raise_file_limit
 from server.rpc.call_limits import MAX_MESSAGE_BYTES
+from server.rpc.contract import SERVICES
 from server.rpc.open_calls import LAST_WORD_SECONDS
-from server.runtime import raise_file_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ import msgspec
 from uuid_utils import uuid7
 
 from registry.timestamps import now_micros
-from server import call_context
+from server.current_call import context as call_context
 from server.model import AuditEntry
 from server.storage.audit_entries import content_after, insert_entry, replace_content_after
 from server.storage.projects import project_ids
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.call_context import CallContext
+    from server.current_call.context import CallContext
     from server.storage.database import Database
 
 T = TypeVar("T")

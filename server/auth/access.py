@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 from registry.timestamps import now_micros
 from server.auth.caller import ADMIN, Caller
-from server.call_context import as_server, authenticated
+from server.current_call.context import as_server, authenticated
+from server.current_call.personal_access import show_personal
 from server.errors import (
     KeyExpired,
     KeyInvalid,
@@ -31,7 +32,6 @@ from server.errors import (
     TooManyKeyLookups,
 )
 from server.paging import sign_with
-from server.personal_access import show_personal
 from server.sharing.current_project import work_for
 from server.storage.projects import catalog_version, get_project, key_by_digest
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from registry.timestamps import now_micros
-from server.recurring import SETTLING_SECONDS, Recurring
+from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.storage.audit_entries import delete_entries
 from server.storage.paced_writes import write_paced
 
 if TYPE_CHECKING:
-    from server.outages import Outages
+    from server.logs.outages import Outages
     from server.storage.database import Database
 
 LOOK_SECONDS: Final = 60.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from server.recurring import Recurring
+from server.process.recurring import Recurring
 
 if TYPE_CHECKING:
     from server.auth.access import Access
     from server.ingest.catalog import Catalog
-    from server.outages import Outages
+    from server.logs.outages import Outages
     from server.storage.database import Database
 
 REFRESH_SECONDS: Final = 0.5

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from registry.timestamps import now_micros
-from server.recurring import SETTLING_SECONDS, Recurring, try_each
+from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.event_retention import delete_events, due_events, end_of_due, event_retentions
 from server.storage.paced_writes import write_paced
@@ -23,7 +23,7 @@ from server.storage.paced_writes import write_paced
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from server.outages import Outages
+    from server.logs.outages import Outages
     from server.storage.database import Database
     from server.storage.event_retention import RetentionPeriods
 

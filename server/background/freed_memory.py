@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic, process_time
 from typing import TYPE_CHECKING, Final
 
-from server.recurring import Recurring
+from server.process.recurring import Recurring
 
 if TYPE_CHECKING:
     from collections.abc import Callable

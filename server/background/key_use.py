@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from registry.timestamps import now_micros
 from server.errors import StorageError
-from server.recurring import Recurring
+from server.process.recurring import Recurring
 from server.storage.projects import note_use
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import structlog
 
 from automation.retention import deletable_matches, delete_matches, move_start, next_start
 from registry.timestamps import now_micros
-from server.recurring import SETTLING_SECONDS, Recurring, try_each
+from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.event_retention import match_retentions
 from server.storage.log import lock_heads
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.outages import Outages
+    from server.logs.outages import Outages
     from server.storage.database import Database
 
 log = structlog.get_logger()

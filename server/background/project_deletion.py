@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from server.recurring import SETTLING_SECONDS, Recurring, try_each
+from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
 from server.storage.project_deletion import delete_portion, deleted_projects
 
 if TYPE_CHECKING:
-    from server.outages import Outages
+    from server.logs.outages import Outages
     from server.storage.database import Database
 
 LOOK_SECONDS: Final = 2.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from registry.timestamps import now_micros
-from server.recurring import SETTLING_SECONDS, Recurring, try_each
+from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.services.quarantine import delete
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.outages import Outages
+    from server.logs.outages import Outages
     from server.storage.database import Database
 
 log = structlog.get_logger()

@@ -12,8 +12,8 @@ from automation.match_log import match_values
 from automation.matching import timed_out
 from automation.run_store import due_projects, due_runs, next_timeout
 from automation.run_transitions import resume_runs
-from server.clock import database_now, transaction_time
-from server.recurring import Recurring, try_each
+from server.process.recurring import Recurring, try_each
+from server.storage.clock import database_now, transaction_time
 from server.storage.events import event_names
 from server.storage.log import lock_heads, matches, move_heads
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.delivery.match_notifier import MatchNotifier
+    from server.logs.outages import Outages
     from server.metrics import Metrics
-    from server.outages import Outages
     from server.storage.database import Database
 
 POLL_SECONDS = 1.0

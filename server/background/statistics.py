@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from automation.run_store import waiting_counts
 from automation.subscriptions.backlog import backlogs
-from server.clock import transaction_time
 from server.metrics.subscriptions import SubscriptionState
 from server.sharing.current_project import SERVER, work_for
+from server.storage.clock import transaction_time
 from server.storage.projects import project_ids
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.subscriptions.backlog import Backlog
+    from server.logs.outages import Outages
     from server.metrics import Metrics
-    from server.outages import Outages
     from server.storage.database import MeasuredDatabase
 
 FRESH_SECONDS: Final = 2.0

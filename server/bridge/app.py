@@ -35,8 +35,8 @@ from server.bridge.messages import Request, Response
 from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
 from server.bridge.routes import RouteTable
-from server.call_context import REQUEST_ID, REST, begin_call, set_dialect
-from server.call_log import SLOW_SECONDS, CallLog
+from server.current_call.call_log import SLOW_SECONDS, CallLog
+from server.current_call.context import REQUEST_ID, REST, begin_call, set_dialect
 from server.errors import InternalError, KeyInvalid, KeyMissing, Stopping
 from server.http.body import ClientGone, decode_body, read_body, small_body
 from server.http.errors import (

@@ -16,18 +16,18 @@ import structlog
 
 from registry.errors import SignalboxError
 from registry.suggestions import Suggestions
-from server.call_context import REQUEST_ID
-from server.call_wait import begin_wait
 from server.connect.codecs import Codec, codecs
 from server.connect.request import ConnectRequest
 from server.connect.server_sent_events import WATCH_METHOD, WATCH_PARSER, WATCH_PATH, WatchCall
 from server.connect.streams import StreamCall
 from server.connect.unary import UnaryCall, send_error
-from server.contract import SERVICES
+from server.current_call.context import REQUEST_ID
+from server.current_call.wait import begin_wait
 from server.errors import NotOverHttp
 from server.http.body import ClientGone
 from server.http.errors import MethodNotAllowed, RouteNotFound, UnsupportedMediaType
 from server.rpc.call_limits import MAX_MESSAGE_BYTES
+from server.rpc.contract import SERVICES
 from server.rpc.method import Method, served_methods
 from signalbox.v1 import options_pb2
 

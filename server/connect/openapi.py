@@ -13,8 +13,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from server.connect.errors import PRECISE_STATUSES, STATUSES, error_json
 from server.connect.examples import EXAMPLES
 from server.connect.server_sent_events import WATCH_METHOD, WATCH_PATH
-from server.contract import SERVICES
 from server.errors import InvalidArgument, KeyInvalid
+from server.rpc.contract import SERVICES
 from server.rpc.json_writing import enum_of
 
 if TYPE_CHECKING:

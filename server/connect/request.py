@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from server.call_context import CONNECT, REQUEST_ID, begin_call
+from server.current_call.context import CONNECT, REQUEST_ID, begin_call
 from server.errors import DeadlineExceeded, InvalidArgument
 from server.http.body import ClientGone
 from server.http.errors import BodyTooLarge, RepeatedHeader

@@ -37,12 +37,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from automation.subscriptions.values import Extend, TakeOver
-from server.clock import database_now
 from server.delivery.consumer import Consumer
 from server.delivery.heartbeats import heartbeat_time
 from server.delivery.loading import load_deliveries, parking, recent_deliveries, trace_deliveries
 from server.delivery.match_reader import MAX_LOADED
 from server.errors import Stopping
+from server.storage.clock import database_now
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from server.delivery.loading import LoadedDelivery
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import SubscriptionStatus
-    from server.shutdown import Shutdown
+    from server.process.shutdown import Shutdown
     from server.tracing.tracer import Tracer
 
 REQUEST_WINDOW: Final = 16

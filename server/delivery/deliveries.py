@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING
 
 from automation.errors import SubscriptionNotFound
 from automation.subscriptions.values import TakeOver
-from server.call_wait import current_wait
+from server.current_call.wait import current_wait
 from server.delivery.consumer import Consumer
 from server.delivery.consumer_session import ConsumerSession, DeliveryBatch, Opened
 from server.delivery.loading import load_deliveries, parking, trace_deliveries
 from server.errors import SubscriptionPushes
-from server.shutdown import until
+from server.process.shutdown import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
     from automation.subscriptions.values import Delivery, Settlement, SettleResult, Subscription
-    from server.call_wait import CallWait
+    from server.current_call.wait import CallWait
     from server.delivery.consumer_session import ConsumerRequest, ConsumerResponse, Opening
     from server.delivery.dispatcher import Dispatcher
     from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import Subscriptions
-    from server.shutdown import Shutdown
+    from server.process.shutdown import Shutdown
     from server.tracing.tracer import Tracer
 
 

@@ -64,10 +64,10 @@ import structlog
 from automation.errors import AutomationError
 from automation.subscriptions import leasing
 from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
-from server.call_context import as_server
-from server.clock import database_now, transaction_time
+from server.current_call.context import as_server
 from server.delivery.steps import PendingSettlements, PendingTakeOver, StepInProgress
 from server.errors import ConsumerReplaced, InternalError, ServiceError, SubscriptionPushes
+from server.storage.clock import database_now, transaction_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.wake_ups import WakeUps
-from server.recurring import Recurring
+from server.process.recurring import Recurring
 from server.storage.projects import match_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from server.outages import Outages
+    from server.logs.outages import Outages
     from server.storage.database import Database
 
 POLL_SECONDS = 0.1

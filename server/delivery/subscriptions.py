@@ -14,9 +14,9 @@ from automation.subscriptions.push import PushChanges, change_push, make_secret
 from automation.subscriptions.values import SubscriptionStats
 from registry.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges, AuditedValues
-from server.clock import transaction_time
 from server.delivery.start_points import resolve_start
 from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
+from server.storage.clock import transaction_time
 from server.storage.log import lock_heads
 from server.storage.transactions import finished
 

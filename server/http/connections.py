@@ -20,7 +20,7 @@ import structlog
 
 from server.http.exchange import header_lines
 from server.http.framing import TooManyHeads
-from server.recurring import Recurring
+from server.process.recurring import Recurring
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

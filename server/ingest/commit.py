@@ -32,7 +32,6 @@ from automation.matching import Matching, TooManyMatches
 from automation.run_transitions import new_run_values, resume_runs
 from automation.subscriptions.log_reading import Recorded
 from registry.log_ids import LogIds
-from server.clock import log_time
 from server.delivery.recent_matches import RecentMatch
 from server.errors import BatchTooCostly, KeyInvalid
 from server.ingest.catalog import TooManyChanged, load_snapshot
@@ -53,6 +52,7 @@ from server.ingest.quarantine import Quarantined, QuarantineLimits
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_batch
 from server.model import Event
+from server.storage.clock import log_time
 from server.storage.contacts import ContactKey, contact_properties
 from server.storage.log import Head, events, lock_heads, matches, move_heads, runs, traced_events
 

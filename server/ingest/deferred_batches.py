@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from server.call_context import as_server
+from server.current_call.context import as_server
 from server.errors import AutomationsChanging, BatchTooCostly, InternalError, QueueFull, ServiceError
 from server.ingest.pre_evaluation import estimated_cost, room_of
 from server.ingest.validate import validate_in_slices

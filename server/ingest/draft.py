@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from registry.errors import Violation
-from server import call_context
+from server.current_call import context as call_context
 from server.errors import BatchRejected, InvalidArgument, StorageUnavailable
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Batch:
         self.refused = False
         self.traceparent = ""
         # Not itself, and parts only while they are stored: events of a batch that refers to itself would stay in memory
-        # until the next collection of garbage, which is rare (`server.runtime`).
+        # until the next collection of garbage, which is rare (`server.process.runtime`).
         self._whole: Batch | None = None
         self._parts: list[Batch] = []
         self._left = 0

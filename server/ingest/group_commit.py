@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from automation.subscriptions.log_reading import Recorded
-from server import runtime
 from server.errors import (
     AccessError,
     BatchTooCostly,
@@ -53,7 +52,8 @@ from server.ingest.piggyback import NoSteps
 from server.ingest.pre_evaluation import PreEvaluator
 from server.ingest.quarantine import QuarantineLimits
 from server.ingest.validate import validate_batch, validate_in_slices
-from server.outages import is_outage
+from server.logs.outages import is_outage
+from server.process import runtime
 from server.sharing.loop_time import LoopTime
 from server.storage.health import StorageHealth
 

@@ -30,12 +30,12 @@ from automation.conditions.subject import Subject
 from automation.matcher import EVENT_COST, EVENT_MATCHES, KnownOutcomes, OutcomeRecorder
 from automation.matching import awaits, compiled
 from automation.run_store import waiting_runs
-from server.clock import database_now
 from server.errors import BatchTooCostly
 from server.ingest.contacts import CommitContacts, UnknownContactAction, unknown_contact_action
 from server.ingest.draft import BatchMode
 from server.ingest.pre_evaluated import PreEvaluated
 from server.sharing.work_thread import SLICE_SECONDS
+from server.storage.clock import database_now
 from server.storage.contacts import contact_properties
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from server.clock import database_now
 from server.errors import ProjectQuotaExceeded, ProjectRateExceeded
+from server.storage.clock import database_now
 from server.storage.events import log_head, position_at
 
 if TYPE_CHECKING:

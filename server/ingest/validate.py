@@ -9,9 +9,9 @@ import msgspec
 from registry.coercion import MAX_VIOLATIONS, coerce_undefined
 from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.names import check_event_name
+from server.current_call.personal_access import shown_rejection
 from server.ingest.draft import MAX_REPORTED
 from server.model import UndefinedEvents
-from server.personal_access import shown_rejection
 
 if TYPE_CHECKING:
     from registry.coercion import CoercedPayload

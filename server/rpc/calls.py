@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import structlog
 
 from registry.errors import SignalboxError
-from server.call_log import SLOW_SECONDS, CallLog
+from server.current_call.call_log import SLOW_SECONDS, CallLog
 from server.errors import InternalError, LimitReached, MalformedRequest, WatcherTooSlow
 from server.metrics import Metrics
+from server.process.shutdown import until
 from server.rpc.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES, CallLimits
 from server.rpc.open_calls import LAST_WORD_SECONDS
 from server.rpc.parsing import LARGE_BYTES
 from server.rpc.request_size import note_request_size
 from server.sharing.loop_time import LoopTime, begin_request
-from server.shutdown import until
 from server.status import code_of, reason_of
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from registry.errors import SignalboxError
-from server.emails import normalize_email
 from server.ingest.draft import Draft, check_idempotency_key
 from server.payload_checks import MAX_RESPONSE_BYTES
 from server.rpc.json_writing import timestamp_text, write_json
 from server.rpc.messages.enums import COERCION_KIND, View
 from server.rpc.messages.receipts import started_matches, write_receipt
+from server.services.emails import normalize_email
 from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 

@@ -19,8 +19,8 @@ from registry.paths import without_indexes
 from registry.personal import PersonalPaths
 from registry.schema import check_schema
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
+from server.current_call.personal_access import personal_shown
 from server.errors import Stopping
-from server.personal_access import personal_shown
 from server.storage.event_history import name_range, recorded_payloads
 from server.storage.events import EventFilter
 

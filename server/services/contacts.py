@@ -40,7 +40,7 @@ class ContactRef:
 
 
 class Contacts:
-    """Manages contacts. Addresses are in the form of `server.emails.normalize_email`."""
+    """Manages contacts. Addresses are in the form of `server.services.emails.normalize_email`."""
 
     def __init__(
         self, database: Database, on_erased: Callable[[int], object], changes: AuditedChanges | None = None

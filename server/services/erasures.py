@@ -26,9 +26,9 @@ from automation.bulk import chunks
 from automation.erasing import count_open_runs, deliveries_of_events, runs_of_contact
 from registry.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges, AuditedValues
-from server.call_context import as_server
+from server.current_call.context import as_server
 from server.delivery.recent_matches import HELD_SECONDS, RECENT_SECONDS
-from server.recurring import SETTLING_SECONDS, Recurring, try_each
+from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.services.quarantine import delete
 from server.services.refused_of_person import refused_of_person
 from server.sharing.current_project import SERVER, work_for
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from automation.erasing import ErasedRuns
     from server.audit.audited_changes import AuditRecorder
-    from server.outages import Outages
+    from server.logs.outages import Outages
     from server.services.contacts import ContactRef
     from server.storage.database import Database
     from server.storage.erasures import PendingErasure, Person

@@ -25,12 +25,12 @@ from registry.personal import PersonalPaths
 from registry.revision_store import get_revision
 from registry.store import get_definition
 from registry.timestamps import now_micros
+from server.current_call.personal_access import personal_shown, shown_violations
 from server.errors import ContactNotFound
 from server.ingest.contacts import CommitContacts, UnknownContactAction, unknown_contact_action, with_new_contact
 from server.ingest.subjects import subject_of
 from server.ingest.validate import validate_draft
 from server.model import Event
-from server.personal_access import personal_shown, shown_violations
 from server.services.match_reasons import (
     BEYOND_ALL,
     ConsideredAutomation,

@@ -16,9 +16,9 @@ from automation.runs import Wait
 from registry.log_ids import position_of
 from registry.names import check_event_name
 from registry.timestamps import now_micros
-from server.clock import transaction_time
 from server.errors import InvalidArgument
 from server.services.automations import check_condition, parse_ahead
+from server.storage.clock import transaction_time
 from server.storage.contacts import contact_ids, contact_key
 from server.storage.events import event_ids
 from server.storage.log import lock_heads

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import thread_time
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from server import runtime
+from server.process import runtime
 from server.sharing.fair_queue import FairTurns
 from server.sharing.small_work import WaitCredit
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from server.errors import StorageError, StorageFull, StorageLate, StorageUnavailable
-from server.outages import Outages, is_outage
+from server.logs.outages import Outages, is_outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

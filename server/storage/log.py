@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy.dialects import postgresql
 
 from automation.tables import automation_match, run
-from server.clock import DATABASE_MICROS
 from server.errors import KeyInvalid
 from server.sharing.interpreter_lock import database_thread
+from server.storage.clock import DATABASE_MICROS
 from server.storage.head_turns import await_turn
 from server.storage.sqlite_writer import sqlite_driver
 from server.storage.tables import event

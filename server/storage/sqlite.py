@@ -28,7 +28,7 @@ from server.errors import (
     StorageReplaced,
     StorageUnavailable,
 )
-from server.recurring import Recurring
+from server.process.recurring import Recurring
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.small_work import SmallWork
 from server.storage.connection_turns import use_of

@@ -19,7 +19,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from server.call_context import current
+from server.current_call.context import current
 from server.tracing.context import continue_trace, current_trace
 from server.version import OTEL_EXTRA, version
 

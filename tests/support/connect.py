@@ -15,7 +15,7 @@ from google.protobuf import json_format, symbol_database
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2 as details
 
-from server.contract import SERVICES
+from server.rpc.contract import SERVICES
 from tests.support.refusals import Refusal
 
 if TYPE_CHECKING:

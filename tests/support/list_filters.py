@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from automation import run_pages
 from automation.subscriptions import parked_matches
-from server.contract import SERVICES
+from server.rpc.contract import SERVICES
 from server.storage import audit_entries, event_pages, refused_event_search
 from server.storage import contacts as contact_store
 

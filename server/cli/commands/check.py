@@ -11,7 +11,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from server.cli.arguments.options import option
 from server.cli.client.session import client_command
 from server.cli.output.tables import print_fields, print_json
-from server.contract import SERVICE_NAMES
+from server.rpc.contract import SERVICE_NAMES
 
 if TYPE_CHECKING:
     from server.cli.client.session import Session

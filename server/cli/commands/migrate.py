@@ -10,7 +10,7 @@ from server.cli.arguments.options import database_option, debug_option, json_opt
 from server.cli.output.tables import print_json
 from server.cli.startup_errors import clear_start_failures
 from server.cli.urls import without_password
-from server.logs import configure_logs
+from server.logs.output import configure_logs
 from server.storage.database import open_database
 from server.storage.migrations import head
 from server.storage.migrations import migrate as run_migrations

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import structlog
 
-from server import runtime
 from server.cli.arguments.config_file import config_option
 from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.arguments.value_parsers import (
@@ -28,7 +27,8 @@ from server.cli.arguments.value_parsers import (
 )
 from server.cli.errors import INTERRUPTED, Failure
 from server.cli.program import neighbour, program
-from server.logs import LEVELS, configure_logs
+from server.logs.output import LEVELS, configure_logs
+from server.process import runtime
 from server.settings import DEFAULT_GRPC, DEFAULT_HTTP, Settings, Tls
 
 if TYPE_CHECKING:

@@ -35,10 +35,10 @@ from automation.subscriptions.push_store import (
     write_attempts,
 )
 from registry.timestamps import now_micros
-from server.clock import database_now, transaction_time
 from server.delivery.push.session import PushSession
 from server.delivery.push.shares import PushClaim, keys_to_ask_for
-from server.recurring import RETRY_SECONDS, Recurring
+from server.process.recurring import RETRY_SECONDS, Recurring
+from server.storage.clock import database_now, transaction_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from automation.subscriptions.push_store import ActivePush
     from server.delivery.push.session import PushTools
-    from server.outages import Outages
-    from server.shutdown import Shutdown
+    from server.logs.outages import Outages
+    from server.process.shutdown import Shutdown
     from server.storage.database import Database
 
 log = structlog.get_logger()

@@ -32,15 +32,15 @@ from automation.subscriptions.push import PushAttempt
 from automation.subscriptions.values import Ack, Extend, Nack, TakeOver
 from registry.timestamps import now_micros
 from registry.unreadable_rows import UNREADABLE, describe_error
-from server.call_context import as_server
+from server.current_call.context import as_server
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking
 from server.delivery.push.client import PushWithdrawn
 from server.delivery.push.retry_policy import RetryPolicy
 from server.delivery.push.sender import PushSender
 from server.errors import Stopping, StorageError
+from server.process.shutdown import until
 from server.sharing.current_project import work_for
-from server.shutdown import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence

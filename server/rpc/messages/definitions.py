@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from registry.coercion import compile_schema
 from registry.errors import InvalidSchema, PayloadRejected, Violation
 from registry.schema import MAX_PROPERTIES, MAX_SUGGESTED_VALUES, Property, Schema
+from server.current_call.personal_access import shown_violations
 from server.errors import InvalidArgument
-from server.personal_access import shown_violations
 from server.rpc.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
 from server.rpc.messages.events import write_coercion, write_violation
 from server.rpc.messages.retention import write_definition_retention

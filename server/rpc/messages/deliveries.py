@@ -8,7 +8,6 @@ from uuid_utils import uuid7
 
 from automation.subscriptions.values import Ack, Extend, Nack, SettleOutcome
 from registry.unreadable_rows import UNREADABLE, describe_error
-from server.clock import database_now
 from server.delivery.consumer import DEFAULT_OUTSTANDING, MAX_OUTSTANDING
 from server.delivery.consumer_session import (
     DeliveryBatch,
@@ -26,6 +25,7 @@ from server.rpc.messages.matches import write_loaded
 from server.rpc.messages.subscriptions import write_subscription
 from server.rpc.messages.times import duration, read_duration, write_timestamp
 from server.rpc.messages.watches import read_heartbeat_seconds
+from server.storage.clock import database_now
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

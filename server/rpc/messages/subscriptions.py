@@ -18,7 +18,6 @@ from automation.subscriptions.values import (
     Subscription,
 )
 from registry.unreadable_rows import UNREADABLE
-from server.clock import database_now
 from server.delivery.recent_matches import LoadedMatch
 from server.errors import InvalidArgument
 from server.rpc.messages.enums import DELIVERY_ORDER, PARKING_CAUSE
@@ -26,6 +25,7 @@ from server.rpc.messages.matches import write_loaded, write_log_entry
 from server.rpc.messages.pushes import write_push
 from server.rpc.messages.times import duration, read_duration, read_timestamp, timestamp, write_timestamp
 from server.rpc.messages.watches import read_filter
+from server.storage.clock import database_now
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from automation.automation_store import AutomationFilter
-from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidArgument
 from server.paging import PageRequest
 from server.rpc.messages.automations import (
@@ -21,6 +20,7 @@ from server.rpc.messages.explanations import read_contact, write_condition_test,
 from server.rpc.messages.times import read_duration
 from server.rpc.response_size import write_page
 from server.services.contacts import ContactRef
+from server.services.emails import normalize_email
 from server.services.runs import AwaitedEvent, RunQuery
 from signalbox.v1 import automations_pb2 as pb
 

@@ -9,11 +9,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from registry.errors import SignalboxError
-from server.emails import normalize_email
 from server.errors import ContactRequired, InvalidArgument
 from server.ingest.commit_queue import SMALL_BYTES, SMALL_EVENTS
 from server.ingest.draft import Draft
 from server.paging import PageRequest
+from server.process.shutdown import until
 from server.rpc.messages.enums import BATCH_MODE, RESULT_VIEW, View
 from server.rpc.messages.events import (
     event_message,
@@ -27,7 +27,7 @@ from server.rpc.messages.times import read_timestamp
 from server.rpc.request_size import request_size
 from server.rpc.response_size import write_page
 from server.rpc.send_event_json import SentEvent
-from server.shutdown import until
+from server.services.emails import normalize_email
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from automation.subscriptions.values import ParkedSelection
 from server.errors import InvalidArgument
 from server.paging import PageRequest
+from server.process.shutdown import until
 from server.rpc.messages.deliveries import (
     read_consumer_id,
     read_consumer_requests,
@@ -29,7 +30,6 @@ from server.rpc.messages.subscriptions import (
 from server.rpc.messages.times import read_duration, read_timestamp
 from server.rpc.messages.watches import read_max_matches, read_start, read_watch, write_update
 from server.rpc.response_size import write_page
-from server.shutdown import until
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from server.delivery.deliveries import Deliveries
     from server.delivery.match_reader import MatchReader
     from server.delivery.subscriptions import Subscriptions
+    from server.process.shutdown import Shutdown
     from server.rpc.transport import Send
-    from server.shutdown import Shutdown
 
 SLOW_HEARTBEATS: Final = 3
 SLOW_SECONDS: Final = 30.0

@@ -29,13 +29,13 @@ from server.bridge.operations import (
 )
 from server.bridge.routes import Route
 from server.bridge.sending import send
-from server.emails import normalize_email
 from server.errors import ContactRequired
 from server.http.errors import InvalidBody
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
 from server.payload_checks import CONTACT_BUDGET, check_json, storable_json
 from server.services.contacts import ContactRef
+from server.services.emails import normalize_email
 
 if TYPE_CHECKING:
     from registry.definitions import EventDefinition

@@ -12,11 +12,11 @@ from server.bridge.messages import Request, Response
 from server.bridge.operations import contact_properties, named_texts, other_properties
 from server.bridge.routes import Route
 from server.bridge.sending import send
-from server.emails import normalize_email
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
 from server.payload_checks import PayloadBudget, check_json
 from server.services.contacts import ContactRef
+from server.services.emails import normalize_email
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

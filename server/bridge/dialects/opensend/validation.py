@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from registry.errors import Violation
 from server.bridge.errors import RuleBroken
 from server.bridge.fields import is_uuid
-from server.emails import normalize_email
 from server.errors import InvalidArgument, UnstorableText
 from server.http.errors import InvalidBody
+from server.services.emails import normalize_email
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -30,11 +30,11 @@ from server.bridge.operations import (
 )
 from server.bridge.routes import Route
 from server.bridge.sending import send
-from server.emails import normalize_email
 from server.errors import ContactNotFound, InvalidArgument
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
 from server.payload_checks import CONTACT_BUDGET, check_json, storable_json
+from server.services.emails import normalize_email
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

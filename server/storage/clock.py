@@ -15,7 +15,7 @@ import structlog
 
 from registry.steady_clock import STEP_MICROS
 from registry.timestamps import clock_skew, now_micros
-from server.recurring import Recurring
+from server.process.recurring import Recurring
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

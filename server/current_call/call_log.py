@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from server.call_context import current
+from server.current_call.context import current
 
 SLOW_SECONDS: Final = 1.0
 """A call that takes longer is logged, unless it is a stream, or waits for matches as long as its caller asked it to."""

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from server.outages import Outages
+from server.logs.outages import Outages
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
