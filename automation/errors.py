@@ -3,7 +3,6 @@
     AutomationError              a SignalboxError
     ├── InvalidAutomation        a field of an automation breaks its rule
     ├── TooManyAutomations       the project has as many automations as a project may have
-    ├── ConditionInvalid         a condition cannot be saved
     ├── ConditionsBroken         a schema would break conditions that are in use
     ├── AutomationNotFound
     ├── AutomationActive         an active automation cannot be deleted
@@ -15,6 +14,8 @@
     ├── InvalidSubscription      a field of a subscription breaks its rule
     ├── SubscriptionNotFound
     └── SubscriptionAlreadyExists
+
+A condition that cannot be saved is refused with ConditionInvalid (`automation.conditions.errors`).
 
 The APIs translate `reason`; the message is for people and may be shown to the caller as it is. The docstring of an
 error class is its message, unless its constructor makes another.
@@ -28,8 +29,6 @@ from registry.errors import SignalboxError, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from automation.conditions.errors import ConditionProblem
 
 
 class AutomationError(SignalboxError):
@@ -52,19 +51,6 @@ class TooManyAutomations(AutomationError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The project already has {limit:,} automations, the maximum; delete one first")
-
-
-class ConditionInvalid(AutomationError):
-    """A condition cannot be saved; `errors` says why, in their order in the text, and has at least one."""
-
-    reason = "CONDITION_INVALID"
-
-    def __init__(self, errors: Sequence[ConditionProblem]) -> None:
-        many = f"The condition has {len(errors)} errors. The first one: {errors[0]}"
-        violations = [Violation("condition", each.reason, str(each)) for each in errors]
-        place = {"line": str(errors[0].line), "column": str(errors[0].column)}
-        super().__init__(str(errors[0]) if len(errors) == 1 else many, violations=violations, **place)
-        self.errors = tuple(errors)
 
 
 class ConditionsBroken(AutomationError):

@@ -1,8 +1,8 @@
 """Reading a project's match log: its ends, positions of times, single matches and filtered ones.
 
 The log is gapless, and `matched_at` never decreases as positions increase: a time is found by bisection, without an
-index. Matches before the start of the log (`automation.retention`) count as deleted; single ones that a subscription
-still uses can be read.
+index. Matches before the start of the log (`automation.deletion.retention`) count as deleted; single ones that a
+subscription still uses can be read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
     from automation.automations import Automation
-    from automation.subscriptions.values import MatchFilter
+    from automation.matches import MatchFilter
 
 READ_LIMIT: Final = 1_000
 """The number of matches that one read of a filtered log examines."""

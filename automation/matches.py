@@ -1,7 +1,8 @@
-"""Matches, as values: the entries of a project's match log."""
+"""Matches, as values: the entries of a project's match log, and which of them to read."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import msgspec
@@ -36,3 +37,12 @@ class Match(msgspec.Struct, frozen=True):
     event_name: str
     contact_key: int
     matched_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class MatchFilter:
+    """Which matches to read; what is empty narrows nothing. Labels are those that the automation has now."""
+
+    automation_ids: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict, hash=False)
+    event_names: tuple[str, ...] = ()

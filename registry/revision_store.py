@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, insert, select
 
-from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
 from registry.definitions import Revision
 from registry.errors import InvalidSchema, RevisionNotFound, Violation
+from registry.field_numbers import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
 from registry.page_sizes import read_page, rows_at_once
 from registry.personal import latest_marks
 from registry.schema import schema_from_json, schema_to_json
@@ -20,8 +20,8 @@ from registry.tables import event_definition, event_definition_revision
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
-    from registry.codegen.field_numbers import MessageLayout
     from registry.definitions import EventDefinition
+    from registry.field_numbers import MessageLayout
     from registry.personal import Marks
     from registry.schema import Schema
 

@@ -66,8 +66,8 @@ from server.metrics import Metrics
 from server.metrics.process import watch_process
 from server.process import runtime
 from server.process.shutdown import Shutdown
-from server.rpc.audited_resources import describe
 from server.rpc.calls import Calls
+from server.rpc.messages.audited_resources import describe
 from server.rpc.messages.pushes import push_body_writer
 from server.rpc.messages.refused_events import reread_event
 from server.rpc.messages.typed_properties import TypedReaders

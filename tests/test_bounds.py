@@ -10,7 +10,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from automation.subscriptions.values import Ack, Backoff, DeliveryOrder, Extend, MatchFilter, Nack, NackAction
+from automation.matches import MatchFilter
+from automation.subscriptions.values import Ack, Backoff, DeliveryOrder, Extend, Nack, NackAction
 from server.delivery.start_points import AfterPosition, Cursor, LogEnd, Since
 from server.errors import FieldError, InvalidArgument, InvalidConsumer
 from server.rpc.messages.backtests import read_scope

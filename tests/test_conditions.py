@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from automation.conditions.checking import _Checker, check
 from automation.conditions.compiling import compile_node, new_frame
 from automation.conditions.condition import Condition
+from automation.conditions.errors import ConditionInvalid
 from automation.conditions.parsing import MAX_LENGTH, parse
 from automation.conditions.subject import Subject
 from automation.conditions.value_types import Kind
 from automation.conditions.values import Duration, Failure, Int, Timestamp, Verdict
-from automation.errors import ConditionInvalid
 from registry.schema import Property, PropertyType, Schema
 from registry.timestamps import parse_rfc3339
 from tests.support.conditions import conditions, contacts, payloads

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from automation.conditions.condition import Condition
+from automation.conditions.errors import ConditionInvalid
 from automation.conditions.index import ConditionIndex
 from automation.conditions.nodes import Binary, Literal, Logical
 from automation.conditions.subject import Subject
 from automation.conditions.values import Int
-from automation.errors import ConditionInvalid
 from tests.support.conditions import conditions, contacts, payloads
 
 EXAMPLES = int(os.environ.get("SIGNALBOX_INDEX_EXAMPLES", "80"))

@@ -15,10 +15,10 @@ from google.protobuf.timestamp_pb2 import Timestamp as TimestampMessage
 from hypothesis import given, reject, settings
 
 from automation.conditions.compiling import compile_node, new_frame
+from automation.conditions.errors import ConditionInvalid
 from automation.conditions.parsing import parse
 from automation.conditions.subject import Subject
 from automation.conditions.values import Duration, Failure, Int, Timestamp
-from automation.errors import ConditionInvalid
 from tests.support.conditions import conditions, contacts, payloads
 
 EXAMPLES = int(os.environ.get("SIGNALBOX_ORACLE_EXAMPLES", "200"))

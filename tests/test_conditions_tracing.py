@@ -5,10 +5,10 @@ from typing import Any
 from hypothesis import given, settings
 
 from automation.conditions.condition import Condition
+from automation.conditions.errors import ConditionInvalid
 from automation.conditions.subject import Subject
 from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Failure, Verdict
-from automation.errors import ConditionInvalid
 from tests.support.conditions import conditions, contacts, payloads
 from tests.support.laws import examples
 

@@ -17,10 +17,10 @@ from sqlalchemy import create_engine, insert, select
 
 from automation.automation_store import create_automation
 from automation.automations import AutomationState, NewAutomation
+from automation.deletion.retention import deletable_matches, delete_matches, move_start
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
 from automation.match_log import log_end, log_start, match_values, matches_at
-from automation.matches import Match, MatchKind
-from automation.retention import deletable_matches, delete_matches, move_start
+from automation.matches import Match, MatchFilter, MatchKind
 from automation.run_transitions import new_run_values
 from automation.subscriptions import tables as subscription_tables
 from automation.subscriptions.leasing import step
@@ -46,7 +46,6 @@ from automation.subscriptions.values import (
     DeliveryOrder,
     DeliveryRequest,
     Extend,
-    MatchFilter,
     Nack,
     NackAction,
     ParkedSelection,

@@ -15,14 +15,13 @@ from automation.automations import Automation, AutomationState, EntryRule
 from automation.conditions.errors import ConditionProblem
 from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Verdict
-from automation.matches import Match, MatchKind
+from automation.matches import Match, MatchFilter, MatchKind
 from automation.runs import Run, RunStatus, Wait
 from automation.subscriptions.push import Push, PushAttempt
 from automation.subscriptions.values import (
     Backoff,
     Delivery,
     DeliveryOrder,
-    MatchFilter,
     ParkedMatch,
     ParkingCause,
     SettleOutcome,
@@ -58,9 +57,8 @@ from server.model import (
     UnknownContacts,
 )
 from server.paging import Page
-from server.rpc import response_size
 from server.rpc.messages import deliveries as delivery_messages
-from server.rpc.messages import receipts
+from server.rpc.messages import receipts, response_size
 from server.rpc.messages.automations import write_automation, write_run
 from server.rpc.messages.backtests import write_backtest
 from server.rpc.messages.contacts import write_contact
@@ -76,12 +74,12 @@ from server.rpc.messages.enums import View
 from server.rpc.messages.events import event_message, write_coercion, write_error
 from server.rpc.messages.explanations import _write_clause, write_condition_test, write_event_explanation
 from server.rpc.messages.matches import write_loaded, write_log_entry, write_match
+from server.rpc.messages.projects import write_key, write_project
 from server.rpc.messages.pushes import write_attempt
+from server.rpc.messages.response_size import MAX_DETAIL_BYTES, size_of, write_details, write_page
 from server.rpc.messages.structs import depth_of
 from server.rpc.messages.subscriptions import write_consumer, write_parked, write_subscription
 from server.rpc.messages.watches import write_update
-from server.rpc.response_size import MAX_DETAIL_BYTES, size_of, write_details, write_page
-from server.rpc.servicers.projects import write_key, write_project
 from server.services.backtests import Outcome, Progress, Report, Sample
 from server.services.definitions import CompatibilityVerdict
 from server.services.dependents import ReadingAutomation

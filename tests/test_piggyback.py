@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 
 from automation.automations import AutomationState, NewAutomation
+from automation.matches import MatchFilter
 from automation.subscriptions import leasing
 from automation.subscriptions.store import create_subscription, delete_subscription
-from automation.subscriptions.values import Ack, MatchFilter, SettleOutcome
+from automation.subscriptions.values import Ack, SettleOutcome
 from server.delivery.consumer import Consumer
 from server.delivery.dispatcher import Dispatcher
 from server.delivery.dispatchers import GROUP_STEPS, PIGGYBACK_STEPS, Dispatchers

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from automation.automations import Automation, AutomationState, EntryRule
-from automation.matches import Match, MatchKind
-from automation.subscriptions.values import MatchFilter
+from automation.matches import Match, MatchFilter, MatchKind
 from server.delivery import match_reader, recent_matches
 from server.delivery.recent_matches import RECENT_CHARACTERS, RECENT_SECONDS, RecentMatch, RecentMatches
 from server.model import Event

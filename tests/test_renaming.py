@@ -28,8 +28,8 @@ from tests.support.revisions import every_field
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from registry.codegen.field_numbers import Field
     from registry.definitions import EventDefinition
+    from registry.field_numbers import Field
     from server.storage.database import Database
 
 SEEDS = int(os.environ.get("SIGNALBOX_RENAMING_SEEDS", "2"))

@@ -11,9 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
+from automation.deletion.retention import delete_matches
 from automation.match_log import match_values
 from automation.matches import Match, MatchKind
-from automation.retention import delete_matches
 from server.background import match_retention as match_pruner
 from server.background.match_retention import MatchRetention
 from server.logs.outages import Outages

@@ -17,7 +17,7 @@ from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json
 from server.rpc.messages.enums import View
 from server.rpc.messages.events import read_draft
-from server.rpc.send_event_json import SentEvent, plain_draft
+from server.rpc.messages.send_event_json import SentEvent, plain_draft
 from signalbox.v1 import event_ingest_pb2 as pb
 
 PARSER = JsonParser(pb.DESCRIPTOR.services_by_name["EventIngest"].methods_by_name["SendEvent"])

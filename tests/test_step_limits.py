@@ -18,8 +18,8 @@ from automation import automation_store, matcher, matching
 from automation.automations import Automation, AutomationState, EntryRule, NewAutomation
 from automation.conditions.compiling import UNLIMITED, OutOfRoom
 from automation.conditions.condition import Condition
+from automation.conditions.errors import ConditionInvalid
 from automation.conditions.subject import Subject
-from automation.errors import ConditionInvalid
 from automation.matcher import Decision, KnownOutcomes, Matcher, MatchingLimit, OutcomeRecorder
 from server.errors import AutomationsChanging
 from server.ingest import commit, pre_evaluation

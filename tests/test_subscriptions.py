@@ -13,15 +13,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from automation.errors import InvalidSubscription
+from automation.matches import MatchFilter
 from automation.subscriptions.store import check_subscription
-from automation.subscriptions.values import (
-    Backoff,
-    DeliveryOrder,
-    MatchFilter,
-    Subscription,
-    delivery_id,
-    parse_delivery_ids,
-)
+from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription, delivery_id, parse_delivery_ids
 from registry.timestamps import now_micros
 from server.delivery.subscriptions import MAX_CONSUMERS
 from server.rpc.messages.times import timestamp

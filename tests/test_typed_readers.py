@@ -15,9 +15,9 @@ from server.paging import Page
 from server.payload_checks import PayloadBudget
 from server.rpc.messages import descriptors
 from server.rpc.messages.descriptors import file_descriptor, write_types
+from server.rpc.messages.response_size import size_of
 from server.rpc.messages.structs import read_struct, write_struct
 from server.rpc.messages.typed_properties import MAX_READERS, TypedReader, TypedReaders
-from server.rpc.response_size import size_of
 from server.services.generated_types import GeneratedType, RevisionKey
 from signalbox.v1 import event_ingest_pb2
 from tests.support.revisions import layouts, typed

@@ -18,7 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
 from automation.match_log import READ_LIMIT, read_filtered
-from automation.subscriptions.values import MatchFilter
+from automation.matches import MatchFilter
 from server.api.accepting import ACCEPTING
 from server.delivery import match_reader
 from server.delivery.match_notifier import MatchNotifier

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from automation.conditions.compiling import FUNCTIONS
-from automation.conditions.errors import ConditionProblem
+from automation.conditions.errors import ConditionInvalid, ConditionProblem
 from automation.conditions.nodes import (
     CONTACT,
     EVENT,
@@ -51,7 +51,6 @@ from automation.conditions.value_types import (
     union_of,
 )
 from automation.conditions.values import ORDER, Failure, Int
-from automation.errors import ConditionInvalid
 from registry.paths import property_path, quoted_property
 from registry.suggestions import Suggestions
 

@@ -1,8 +1,14 @@
-"""Errors in the text of a condition, with their places."""
+"""What is wrong with a condition: the errors in its text with their places, and the exception that has them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from registry.errors import SignalboxError, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,19 @@ class ConditionProblem:
 
     def __str__(self) -> str:
         return f"Line {self.line}, column {self.column}: {self.message}"
+
+
+class ConditionInvalid(SignalboxError):
+    """A condition cannot be saved; `errors` says why, in their order in the text, and has at least one."""
+
+    reason = "CONDITION_INVALID"
+
+    def __init__(self, errors: Sequence[ConditionProblem]) -> None:
+        many = f"The condition has {len(errors)} errors. The first one: {errors[0]}"
+        violations = [Violation("condition", each.reason, str(each)) for each in errors]
+        place = {"line": str(errors[0].line), "column": str(errors[0].column)}
+        super().__init__(str(errors[0]) if len(errors) == 1 else many, violations=violations, **place)
+        self.errors = tuple(errors)
 
 
 def line_and_column(text: str, offset: int) -> tuple[int, int]:

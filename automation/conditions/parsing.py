@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from lark import Lark, Token, Transformer, UnexpectedCharacters, UnexpectedToken, v_args
 
-from automation.conditions.errors import ConditionProblem
+from automation.conditions.errors import ConditionInvalid, ConditionProblem
 from automation.conditions.literals import read_double, read_int, read_string
 from automation.conditions.nodes import (
     ROOTS,
@@ -30,7 +30,6 @@ from automation.conditions.nodes import (
 )
 from automation.conditions.resolving import name_errors
 from automation.conditions.values import Int
-from automation.errors import ConditionInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable

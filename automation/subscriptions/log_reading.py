@@ -13,10 +13,11 @@ from sqlalchemy import Integer, bindparam, func, literal_column, select
 
 from automation.bulk import among, packed
 from automation.match_log import filtered, passes, to_match
+from automation.matches import MatchFilter
 from automation.prepared_statements import Prepared, PreparedList
 from automation.subscriptions.store import BLOCKED
 from automation.subscriptions.tables import subscription_delivery
-from automation.subscriptions.values import DeliveryOrder, MatchFilter
+from automation.subscriptions.values import DeliveryOrder
 from automation.tables import automation_match
 
 if TYPE_CHECKING:

@@ -16,16 +16,11 @@ from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, updat
 
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
 from automation.match_log import log_end, matches_at
+from automation.matches import MatchFilter
 from automation.prepared_statements import Prepared
 from automation.subscriptions.tables import subscription as subscription_table
 from automation.subscriptions.tables import subscription_delivery, subscription_parked, subscription_push
-from automation.subscriptions.values import (
-    Backoff,
-    DeliveryOrder,
-    MatchFilter,
-    Subscription,
-    SubscriptionStats,
-)
+from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription, SubscriptionStats
 from registry.errors import Violation
 from registry.etags import check_etag
 from registry.names import name_problem

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, log
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from automation.matches import Match
+    from automation.matches import Match, MatchFilter
 
 _SECOND: Final = 1_000_000
 DEFAULT_ACK_DEADLINE: Final = 30 * _SECOND
@@ -69,15 +69,6 @@ class ParkingCause(StrEnum):
     NACKED = "nacked"
     UNREADABLE = "unreadable"
     """Its stored data could not be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class MatchFilter:
-    """Which matches to read; what is empty narrows nothing. Labels are those that the automation has now."""
-
-    automation_ids: tuple[str, ...] = ()
-    labels: dict[str, str] = field(default_factory=dict, hash=False)
-    event_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,3 @@
-"""Generated types: field numbers, names, .proto text and JSON Schema."""
+"""Generated types: .proto text and JSON Schema."""
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The period is that of the server, or how long the project keeps its events, if that is shorter: an event is kept as long
 as its matches. A match is never deleted while a subscription still has to settle it, or has parked it: see
-`automation.retention`.
+`automation.deletion.retention`.
 The matches of a project are deleted in small transactions with pauses between them, so that a send waits for one at
 most. Servers that share a database may all do this at once.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from automation.retention import deletable_matches, delete_matches, move_start, next_start
+from automation.deletion.retention import deletable_matches, delete_matches, move_start, next_start
 from registry.timestamps import now_micros
 from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for

@@ -10,8 +10,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from server.rpc.json_parsing import JsonParser
 from server.rpc.json_writing import write_json, write_json_in_slices
+from server.rpc.messages.send_event_json import SentEvent, plain_draft
 from server.rpc.parsing import parser
-from server.rpc.send_event_json import SentEvent, plain_draft
 from server.sharing.current_project import current_project
 
 if TYPE_CHECKING:

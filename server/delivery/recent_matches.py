@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from automation.automations import Automation
-    from automation.matches import Match
-    from automation.subscriptions.values import MatchFilter
+    from automation.matches import Match, MatchFilter
     from server.model import Event
 
 RECENT_SECONDS: Final = 0.5

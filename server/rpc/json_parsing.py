@@ -15,8 +15,8 @@ from google.protobuf.message_factory import GetMessageClass
 from registry.json_values import json_violation
 from server.errors import InvalidArgument, MalformedRequest
 from server.rpc.json_reading import MAX_DEPTH, MAX_SHOWN, message_reader, read_struct, too_deep
-from server.rpc.messages.texts import text_check
 from server.rpc.payload_bounds import LEAST_BYTES, name_counts, stand_in_for_many, too_many_values
+from server.rpc.texts import text_check
 from server.status import cut
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from server.errors import MalformedRequest
-from server.rpc.messages.texts import text_check, text_slices
 from server.rpc.payload_bounds import PAYLOAD, stand_in_for_large, too_large
+from server.rpc.texts import text_check, text_slices
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import MethodDescriptor

@@ -12,8 +12,8 @@ from automation import automation_store as store
 from automation.automation_store import AutomationFilter
 from automation.automations import AutomationState
 from automation.conditions.checking import check
+from automation.conditions.errors import ConditionInvalid
 from automation.conditions.parsing import parse
-from automation.errors import ConditionInvalid
 from automation.run_store import newest_runs, run_counts
 from automation.run_transitions import cancel_runs
 from registry.page_sizes import UNBOUNDED

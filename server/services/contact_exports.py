@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from automation.automation_store import automation_ids
-from automation.erasing import runs_of_contact
+from automation.deletion.erasing import runs_of_contact
 from automation.exporting import all_matches_of_events, runs_at
 from server.errors import ContactNotFound
 from server.services.refused_of_person import refused_of_person

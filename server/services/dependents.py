@@ -10,8 +10,9 @@ from automation.automation_store import automations_by_key, live_automations
 from automation.automations import AutomationState
 from automation.conditions.checking import check
 from automation.conditions.condition import properties_read
+from automation.conditions.errors import ConditionInvalid
 from automation.conditions.parsing import parse
-from automation.errors import ConditionInvalid, ConditionsBroken
+from automation.errors import ConditionsBroken
 from automation.run_store import awaited_conditions
 from registry.errors import Violation
 from registry.paths import property_path

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import structlog
 
 from automation.bulk import chunks
-from automation.erasing import count_open_runs, deliveries_of_events, runs_of_contact
+from automation.deletion.erasing import count_open_runs, deliveries_of_events, runs_of_contact
 from registry.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges, AuditedValues
 from server.current_call.context import as_server
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from automation.erasing import ErasedRuns
+    from automation.deletion.erasing import ErasedRuns
     from server.audit.audited_changes import AuditRecorder
     from server.logs.outages import Outages
     from server.services.contacts import ContactRef

@@ -13,8 +13,8 @@ from uuid_utils import uuid7
 
 from automation.conditions.checking import check
 from automation.conditions.condition import Condition
+from automation.conditions.errors import ConditionInvalid
 from automation.conditions.values import Verdict
-from automation.errors import ConditionInvalid
 from automation.match_log import matches_of_events
 from automation.matches import MatchKind
 from registry.coercion import CoercedPayload, coerce_undefined

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from registry.codegen.field_numbers import MessageLayout
     from registry.definitions import EventDefinition
+    from registry.field_numbers import MessageLayout
     from registry.schema import Schema
     from server.auth.caller import Caller
     from server.ingest.catalog import Catalog, CatalogSnapshot

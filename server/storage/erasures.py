@@ -18,7 +18,7 @@ import msgspec
 import sqlalchemy as sa
 
 from automation.bulk import among, execute_many, packed
-from automation.erasing import ErasedRuns, drop_deliveries, erase_runs
+from automation.deletion.erasing import ErasedRuns, drop_deliveries, erase_runs
 from registry.personal import keep_not_personal
 from registry.store import get_definition
 from registry.unreadable_rows import UNREADABLE, load_object

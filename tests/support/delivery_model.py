@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.errors import SubscriptionNotFound
-from automation.matches import Match, MatchKind
+from automation.matches import Match, MatchFilter, MatchKind
 from automation.subscriptions.log_reading import Recorded
 from automation.subscriptions.store import LEASED, WAITING, SubscriptionLocked
 from automation.subscriptions.values import (
@@ -23,7 +23,6 @@ from automation.subscriptions.values import (
     Delivery,
     DeliveryOrder,
     Extend,
-    MatchFilter,
     NackAction,
     SettleOutcome,
     SettleResult,

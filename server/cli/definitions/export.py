@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.codegen.proto_names import file_stem
+from registry.proto_names import file_stem
 from server.cli.arguments.options import option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command

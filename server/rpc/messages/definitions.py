@@ -12,10 +12,10 @@ from server.current_call.personal_access import shown_violations
 from server.errors import InvalidArgument
 from server.rpc.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
 from server.rpc.messages.events import write_coercion, write_violation
+from server.rpc.messages.response_size import write_details
 from server.rpc.messages.retention import write_definition_retention
 from server.rpc.messages.structs import read_struct, write_struct
 from server.rpc.messages.times import timestamp
-from server.rpc.response_size import write_details
 from server.services.dependents import ReadingAutomation
 from signalbox.v1 import event_definitions_pb2 as pb
 

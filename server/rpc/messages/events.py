@@ -8,10 +8,10 @@ from registry.errors import SignalboxError
 from server.errors import ContactRequired
 from server.ingest.draft import Draft, UnreadableRequest, check_idempotency_key
 from server.rpc.messages.enums import COERCION_KIND
+from server.rpc.messages.response_size import write_details
 from server.rpc.messages.structs import read_struct, write_struct, write_value
 from server.rpc.messages.times import read_timestamp, write_timestamp
 from server.rpc.messages.typed_properties import read_typed
-from server.rpc.response_size import write_details
 from server.services.emails import normalize_email
 from server.status import code_of, message_of, reason_of
 from signalbox.v1 import event_ingest_pb2 as pb

@@ -11,8 +11,8 @@ from automation.conditions.tracing import MAX_SHOWN, Shown
 from server.payload_checks import CONTACT_BUDGET, MAX_DEPTH, MAX_RESPONSE_BYTES
 from server.rpc.messages.enums import REASON_KIND, VERDICT
 from server.rpc.messages.events import write_coercion, write_event, write_violation
+from server.rpc.messages.response_size import write_details, write_page
 from server.rpc.messages.structs import depth_of, read_struct, write_value
-from server.rpc.response_size import write_details, write_page
 from server.services.emails import normalize_email
 from server.services.explanations import ExplainedContact
 from signalbox.v1 import automations_pb2 as pb

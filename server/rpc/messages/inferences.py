@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.rpc.messages.definitions import write_schema
 from server.rpc.messages.enums import COMPATIBILITY, EnumMap
-from server.rpc.response_size import size_of
+from server.rpc.messages.response_size import size_of
 from server.services.inferences import InferenceSource
 from signalbox.v1 import event_definitions_pb2 as pb
 

@@ -11,9 +11,9 @@ from server.payload_checks import MAX_DEPTH, MAX_RESPONSE_BYTES
 from server.rpc.messages.enums import View
 from server.rpc.messages.events import write_error, write_event
 from server.rpc.messages.matches import write_match
+from server.rpc.messages.response_size import size_of
 from server.rpc.messages.structs import depth_of
 from server.rpc.messages.times import write_timestamp
-from server.rpc.response_size import size_of
 from server.status import cut
 from signalbox.v1 import event_ingest_pb2 as pb
 

@@ -10,9 +10,9 @@ from grpc import StatusCode
 from registry.log_ids import position_of
 from server.errors import InvalidArgument, MalformedRequest
 from server.rpc.messages.events import read_draft_or_refuse, write_error, write_violation
+from server.rpc.messages.response_size import size_of
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import read_timestamp, write_timestamp
-from server.rpc.response_size import size_of
 from server.services.quarantine import Selection, check_ids
 from server.status import CODES, cut
 from server.storage.refused_events import RefusalCause, RefusedFilter

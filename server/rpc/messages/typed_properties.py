@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from registry.codegen.field_numbers import WireType
+from registry.field_numbers import WireType
 from registry.json_values import too_large, too_many, value_path
 from registry.paths import ROOT
 from server.errors import InvalidArgument
@@ -18,7 +18,7 @@ from server.rpc.messages.structs import read_number, read_pending, read_value
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from registry.codegen.field_numbers import Field, MessageLayout
+    from registry.field_numbers import Field, MessageLayout
     from registry.schema import Property, Schema
     from server.rpc.messages.structs import Pending
     from server.services.generated_types import GeneratedTypes, RevisionKey

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from automation.matches import MatchFilter
 from automation.subscriptions.store import MAX_FILTER_LABELS, MAX_FILTER_NAMES
-from automation.subscriptions.values import MatchFilter
 from registry.unreadable_rows import UNREADABLE, describe_error
 from server.delivery.match_reader import SharedUpdate, WatchQuery, log_unreadable
 from server.delivery.recent_matches import RecentMatch

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.paging import PageRequest
 from server.rpc.messages.audit import read_audit_filter, write_entry
-from server.rpc.response_size import write_page
+from server.rpc.messages.response_size import write_page
 from signalbox.v1 import audit_pb2 as pb
 
 if TYPE_CHECKING:

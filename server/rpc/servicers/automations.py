@@ -17,8 +17,8 @@ from server.rpc.messages.automations import (
 from server.rpc.messages.enums import AUTOMATION_STATE, RUN_OUTCOME, RUN_STATUS
 from server.rpc.messages.events import read_draft
 from server.rpc.messages.explanations import read_contact, write_condition_test, write_event_explanation
+from server.rpc.messages.response_size import write_page
 from server.rpc.messages.times import read_duration
-from server.rpc.response_size import write_page
 from server.services.contacts import ContactRef
 from server.services.emails import normalize_email
 from server.services.runs import AwaitedEvent, RunQuery

@@ -9,8 +9,8 @@ from server.paging import PageRequest
 from server.payload_checks import CONTACT_BUDGET
 from server.process.shutdown import until
 from server.rpc.messages.contacts import write_contact, write_record
+from server.rpc.messages.response_size import write_page
 from server.rpc.messages.structs import read_struct
-from server.rpc.response_size import write_page
 from server.services.contacts import ContactRef
 from server.services.emails import normalize_email
 from signalbox.v1 import contacts_pb2 as pb

@@ -24,9 +24,9 @@ from server.rpc.messages.definitions import (
 from server.rpc.messages.descriptors import write_types
 from server.rpc.messages.enums import COMPATIBILITY
 from server.rpc.messages.inferences import INFERENCE_SOURCE, write_inferred
+from server.rpc.messages.response_size import write_page
 from server.rpc.messages.retention import read_definition_retention
 from server.rpc.messages.structs import write_struct
-from server.rpc.response_size import write_page
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from server.rpc.messages.events import (
     write_event,
 )
 from server.rpc.messages.receipts import result_slices, write_results
+from server.rpc.messages.response_size import write_page
+from server.rpc.messages.send_event_json import SentEvent
 from server.rpc.messages.times import read_timestamp
 from server.rpc.request_size import request_size
-from server.rpc.response_size import write_page
-from server.rpc.send_event_json import SentEvent
 from server.services.emails import normalize_email
 from server.storage.events import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb

@@ -19,6 +19,7 @@ from server.rpc.messages.deliveries import (
     write_result,
 )
 from server.rpc.messages.pushes import read_push, read_push_changes, write_attempt
+from server.rpc.messages.response_size import write_page
 from server.rpc.messages.subscriptions import (
     read_changes,
     read_new_subscription,
@@ -29,7 +30,6 @@ from server.rpc.messages.subscriptions import (
 )
 from server.rpc.messages.times import read_duration, read_timestamp
 from server.rpc.messages.watches import read_max_matches, read_start, read_watch, write_update
-from server.rpc.response_size import write_page
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:

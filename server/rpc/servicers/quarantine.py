@@ -13,7 +13,7 @@ from server.rpc.messages.refused_events import (
     write_counts,
     write_reingested,
 )
-from server.rpc.response_size import write_page
+from server.rpc.messages.response_size import write_page
 from signalbox.v1 import refusals_pb2 as pb
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from server.model import ApiKey, Contact, Project
 from server.rpc.json_writing import json_value
 from server.rpc.messages.automations import write_automation
 from server.rpc.messages.definitions import write_definition
+from server.rpc.messages.projects import write_key, write_project
 from server.rpc.messages.subscriptions import write_subscription
-from server.rpc.servicers.projects import write_key, write_project
 from signalbox.v1 import match_stream_pb2
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from registry.codegen.proto_names import comparable, message_name, pascal_name, snake_name, unique_name
+from registry.proto_names import comparable, message_name, pascal_name, snake_name, unique_name
 from registry.schema import Property, PropertyType, Schema
 
 if TYPE_CHECKING:
