@@ -18,6 +18,7 @@ from server.auth import admin_key
 from server.auth.access import Access
 from server.background.audit_retention import AuditRetention
 from server.background.catalog_refresh import CatalogRefresh
+from server.background.clock_watch import ClockWatch
 from server.background.event_retention import EventRetention
 from server.background.key_use import KeyUse
 from server.background.loop_delay import LoopDelay
@@ -96,7 +97,6 @@ from server.services.quarantine import EventApi, Quarantine
 from server.services.runs import Runs
 from server.settings import admin_key_file
 from server.sharing.loop_time import LoopTime
-from server.storage.clock import ClockWatch
 from server.storage.database import open_database
 from server.storage.health import StorageHealth
 from server.storage.migrations import check_migrated, current, migrate
@@ -263,16 +263,15 @@ async def _measuring(settings: Settings) -> AsyncIterator[_Measures]:
     The delay of the event loop and steps of the clock are watched while the context is open.
     """
     metrics = Metrics()
-    delay = LoopDelay(metrics)
     tracer = open_tracer() if settings.otel else None
-    async with ClockWatch(metrics).watching():
+    async with AsyncExitStack() as stack:
+        _begin(stack, ClockWatch(metrics))
+        if tracer is not None:
+            stack.push_async_callback(tracer.close)
+        delay = LoopDelay(metrics)
         delay.start()
-        try:
-            yield _Measures(metrics, tracer)
-        finally:
-            delay.stop()
-            if tracer is not None:
-                await tracer.close()
+        stack.callback(delay.stop)
+        yield _Measures(metrics, tracer)
 
 
 def _watch(metrics: Metrics, database: MeasuredDatabase, health: StorageHealth, calls: OpenCalls) -> None:

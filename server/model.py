@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -246,22 +246,3 @@ class Event(msgspec.Struct, frozen=True):
     erased_at: int = 0
     """When the person was erased that the event is about; 0 otherwise."""
     traceparent: str = ""
-
-
-class ConnectionUse(NamedTuple):
-    """The use of the connections of one kind; `waits` and `waited_seconds` since the start, None if not counted."""
-
-    connections: int
-    used: int
-    waiting: int
-    waits: int | None = None
-    waited_seconds: float | None = None
-
-
-class DatabaseSize(NamedTuple):
-    """The size of a database; None for what its kind has not. `checkpointed_at` is in seconds since the epoch."""
-
-    bytes: int
-    wal_bytes: int | None = None
-    free_bytes: int | None = None
-    checkpointed_at: float | None = None

@@ -1,4 +1,4 @@
-"""Pages of lists: sizes and tokens.
+"""Pages of lists: sizes in items and in bytes, and tokens.
 
 A token is the cursor of the next page. It is signed, together with the name and the filters of its list, with a secret
 that all servers of a database share: callers cannot forge tokens, and a list refuses the tokens of another one. The
@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 DEFAULT_SIZE = 50
 MAX_SIZE = 1_000
+
+MAX_RESPONSE_BYTES: Final = 4_000_000
+"""The largest response: by default, clients refuse messages larger than 4 MiB. The rest is for tokens."""
 
 _SIGNATURE_BYTES: Final = 16
 

@@ -22,6 +22,12 @@ class Tls:
     key: Path
     client_ca: Path | None = None
 
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Return a stamp that differs once a file has changed. Raise OSError."""
+        files = (self.certificate, self.key, self.client_ca)
+        states = [file.stat() for file in files if file is not None]
+        return tuple((state.st_mtime_ns, state.st_ino) for state in states)
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

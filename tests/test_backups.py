@@ -20,6 +20,7 @@ from server.cli.errors import Failure
 from server.cli.main import run
 from server.cli.startup_errors import clear_start_failures
 from server.storage.backups import BackupError, back_up_sqlite, restore_sqlite
+from server.storage.migrations import names
 from tests.support.command_line import Server, command, serving
 from tests.support.messages import orders
 from tests.support.postgres import find_binaries
@@ -114,7 +115,7 @@ def test_a_backup_that_another_command_writes_is_left_alone(server: Server, tmp_
 def test_a_database_that_does_not_exist_is_not_backed_up(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(BackupError, match=f"{name} does not exist"):
-        back_up_sqlite(tmp_path / name, tmp_path / "backup.db")
+        back_up_sqlite(tmp_path / name, tmp_path / "backup.db", names())
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -131,7 +132,7 @@ def test_what_sqlite_cannot_do_is_a_failure_that_names_the_database(tmp_path: Pa
 def test_a_damaged_database_is_named_and_not_its_copy(backup: Path, tmp_path: Path) -> None:
     _overwrite(backup)
     with pytest.raises(BackupError, match=r"/backup\.db (is damaged|could not be copied)"):
-        back_up_sqlite(backup, tmp_path / "copy.db")
+        back_up_sqlite(backup, tmp_path / "copy.db", names())
     assert not list(tmp_path.glob("copy*"))
 
 
@@ -150,7 +151,7 @@ def test_a_backup_is_not_restored_over_a_database(backup: Path, tmp_path: Path, 
     folder.mkdir()
     (folder / f"signalbox.db{suffix}").write_text("there")
     with pytest.raises(BackupError, match=f"signalbox.db{suffix} exists: stop the server and move it away first"):
-        restore_sqlite(backup, folder / "signalbox.db")
+        restore_sqlite(backup, folder / "signalbox.db", names())
     assert (folder / f"signalbox.db{suffix}").read_text() == "there"
 
 
@@ -194,7 +195,7 @@ def test_a_file_that_is_no_sound_backup_is_refused(backup: Path, tmp_path: Path,
     expected = spoil(backup)  # type: ignore[operator]
     restored = tmp_path / "restored.db"
     with pytest.raises(BackupError, match=expected):
-        restore_sqlite(backup, restored)
+        restore_sqlite(backup, restored, names())
     assert not restored.exists()
     assert not (tmp_path / "restored.db.partial").exists()
 

@@ -16,7 +16,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from server.current_call import call_log
 from server.current_call.call_log import LINES_A_SECOND, CallLog
-from server.logs.output import mask
+from server.logs.masking import mask
 from server.rpc.contract import SERVICES
 from server.rpc.method import Method
 from signalbox.v1 import contacts_pb2, match_stream_pb2, projects_pb2

@@ -14,7 +14,7 @@ from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
-from server import paging, payload_checks
+from server import paging
 from server.api import open_services
 from server.api import server as grpc_server
 from server.audit import audited_changes
@@ -174,7 +174,7 @@ LIMITS = {
     "Recent matches of a project in memory": (
         f"{number(recent_matches.RECENT_CHARACTERS, 'characters')}, for {seconds(recent_matches.RECENT_SECONDS)}"
     ),
-    "A response": f"{payload_checks.MAX_RESPONSE_BYTES:,} bytes",
+    "A response": f"{paging.MAX_RESPONSE_BYTES:,} bytes",
     "Name of an event": number(names.MAX_NAME_LENGTH, "characters"),
     "Name of a property": number(names.MAX_NAME_LENGTH, "characters"),
     "Email address": number(emails.MAX_LENGTH, "characters"),

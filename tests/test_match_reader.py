@@ -14,7 +14,7 @@ from automation.matches import Match, MatchKind
 from server.delivery.match_reader import MatchReader, WatchQuery, WatchUpdate, fitting
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.start_points import Place
-from server.payload_checks import MAX_RESPONSE_BYTES
+from server.paging import MAX_RESPONSE_BYTES
 from tests.support.virtual_time import VirtualTimeLoop
 
 MATCH_BYTES, CHARACTER_BYTES = 1_000, 6

@@ -10,8 +10,8 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
+from registry.json_values import AUTOMATION_BUDGET, CONTACT_BUDGET, EVENT_BUDGET, MAX_BYTES, MAX_VALUES, RUN_BUDGET
 from server.errors import InvalidArgument, MalformedRequest
-from server.payload_checks import AUTOMATION_BUDGET, CONTACT_BUDGET, EVENT_BUDGET, MAX_BYTES, MAX_VALUES, RUN_BUDGET
 from server.rpc.json_parsing import JsonParser
 from server.rpc.messages.structs import read_struct
 from server.rpc.parsing import PIECE_BYTES, Parser

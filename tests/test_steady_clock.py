@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from registry import timestamps
 from registry.steady_clock import SLEW_DIVISOR, STEP_MICROS, SteadyClock
-from server.storage import clock as server_clock
+from server.background import clock_watch
 from signalbox.v1 import automations_pb2
 from tests.support.automations import automate, await_event, started
 from tests.support.bridge import http_client
@@ -125,7 +125,7 @@ class SystemClock:
 @pytest.fixture
 def system_clock(monkeypatch: pytest.MonkeyPatch) -> SystemClock:
     clock = SystemClock()
-    monkeypatch.setattr(server_clock, "CHECK_SECONDS", CHECK_SECONDS)
+    monkeypatch.setattr(clock_watch, "CHECK_SECONDS", CHECK_SECONDS)
     monkeypatch.setattr(timestamps, "_CLOCK", SteadyClock(lambda: clock.time_ns() // 1_000))
     return clock
 

@@ -9,10 +9,10 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from registry.codegen.proto_text import proto_text
+from registry.json_values import PayloadBudget
 from registry.schema import Property, PropertyType, Schema
 from server.errors import InvalidArgument
 from server.paging import Page
-from server.payload_checks import PayloadBudget
 from server.rpc.messages import descriptors
 from server.rpc.messages.descriptors import file_descriptor, write_types
 from server.rpc.messages.response_size import size_of

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from server.tls_files import stamp_of
-
 if TYPE_CHECKING:
     from server.settings import Tls
 
@@ -28,7 +26,7 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
 class _Files:
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
-        self._seen = stamp_of(self._tls)
+        self._seen = self._tls.stamp()
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         tls = self._tls
@@ -40,7 +38,7 @@ class _Files:
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the new configuration, or None if no file has changed or one cannot be read."""
         try:
-            stamp = stamp_of(self._tls)
+            stamp = self._tls.stamp()
             if stamp == self._seen:
                 return None
             configuration = self.read()

@@ -3,7 +3,7 @@
     identify the mount ── authenticate the key ── find the route, count it ── check the scope ── read the body ── handle
 
 The dialect is that of the key, which the mount in the path, if any, must match. An error at any step is written in the
-key's dialect, or before a key is authenticated in the likely ones (`identification`). Every response is JSON.
+key's dialect, or before a key is authenticated in the likely ones (`dialects.identification`). Every response is JSON.
 
 There is no web framework: routing by key and by undecoded segments would be ours anyway, and the rest of one costs as
 much as everything else in a request (an echo: 85 us on the bare server, 180 us with a framework).
@@ -23,14 +23,14 @@ import structlog
 from registry.errors import SignalboxError
 from server.auth.caller import ADMIN
 from server.bridge.dialects import DIALECTS
-from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
-from server.bridge.identification import (
+from server.bridge.dialects.identification import (
     SINGLE_HEADERS,
     dialects_of_path,
     key_header_allowed,
     likely_dialects,
     secret_of,
 )
+from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
 from server.bridge.messages import Request, Response
 from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from registry.errors import DefinitionNotFound, InvalidSchema, Violation
+from registry.json_values import CONTACT_BUDGET
 from registry.names import check_event_name
 from registry.personal import count_properties, is_kept_personal, keep_personal, needs_marks
 from registry.schema import MAX_PROPERTIES, Schema, UnknownProperties, check_schema
 from registry.store import MAX_LIVE_DEFINITIONS
 from server.bridge.fields import is_uuid
+from server.bridge.payloads import storable_json
 from server.paging import PageRequest
-from server.payload_checks import CONTACT_BUDGET, storable_json
 from server.services.contacts import ContactRef
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from itertools import count
 from typing import Final, NamedTuple
 
-from server.logs.output import mask
+from server.logs.masking import mask
 
 REQUEST_ID: Final = "x-request-id"
 """The name of the header in which a request ID is sent and answered."""

@@ -17,7 +17,7 @@ from registry.unreadable_rows import UNREADABLE, describe_error
 from server.delivery.heartbeats import heartbeat_time
 from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
-from server.payload_checks import MAX_RESPONSE_BYTES
+from server.paging import MAX_RESPONSE_BYTES
 from server.storage.events import event_sizes, events_at
 
 if TYPE_CHECKING:

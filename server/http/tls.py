@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from server.tls_files import stamp_of
-
 if TYPE_CHECKING:
     from server.settings import Tls
 
@@ -18,12 +16,12 @@ log = structlog.get_logger()
 def server_context(tls: Tls) -> ssl.SSLContext:
     """Return a context that reloads its files at the next handshake after one has changed. Raise OSError."""
     context = current = _loaded(tls)
-    seen = stamp_of(tls)
+    seen = tls.stamp()
 
     def refresh(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         nonlocal current, seen
         try:
-            stamp = stamp_of(tls)
+            stamp = tls.stamp()
             if stamp != seen:
                 current, seen = _loaded(tls), stamp
                 log.info("certificate_reloaded", certificate=str(tls.certificate))

@@ -7,11 +7,12 @@ has all the same, such as the words of a database about a row, are masked.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
+
+from server.logs.masking import mask
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 MAX_ENTRY_BYTES: Final = 2_000
 
 _SHORTEST: Final = 40
-
-_SECRET: Final = re.compile(
-    r"(?<![A-Za-z0-9])(?:sb|AS|os|esx_live|esx|be|re|whsec)_[A-Za-z0-9+/=_-]{16,}|(?<=[Bb]earer )[^\s\"',]+|(?<=://)[^\s/@]+(?=@)"
-)
-_ADDRESS: Final = re.compile(r"[^\s@<>()\[\]{}\"',:;=|/\\]{1,64}@[^\s@<>()\[\]{}\"',:;=|/\\]{1,255}")
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -86,14 +82,6 @@ def _mask(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> Mutabl
             if masked is not text:
                 entry[name] = masked
     return entry
-
-
-def mask(text: str) -> str:
-    """Return a text without e-mail addresses and secrets; the text itself if it has none."""
-    if "@" not in text and "_" not in text and "earer" not in text:
-        return text
-    masked = _ADDRESS.sub("[address]", _SECRET.sub("[secret]", text))
-    return text if masked == text else masked
 
 
 class BoundedRenderer:

@@ -9,10 +9,10 @@ import msgspec
 from uuid_utils import uuid7
 
 from automation.run_transitions import cancel_runs_of_contacts
+from registry.json_values import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
 from registry.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges
 from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
-from server.payload_checks import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
 from server.storage import contacts as store
 from server.storage.log import lock_heads
 from server.storage.projects import advance_catalog

@@ -19,11 +19,10 @@ import subprocess
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from server.storage.migrations import names
 from server.storage.sqlite_file import DatabaseFile, locked_beside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from server.storage.postgres_url import PostgresUrl
@@ -43,8 +42,11 @@ class Sizes(NamedTuple):
     after: int
 
 
-def back_up_sqlite(database: Path, file: Path) -> None:
-    """Copy a database file as it is now into a new file, also while a server writes it. Raise BackupError."""
+def back_up_sqlite(database: Path, file: Path, known: Collection[str]) -> None:
+    """Copy a database file as it is now into a new file, also while a server writes it. Raise BackupError.
+
+    `known` has the names of the migrations that this version knows, as it has for `restore_sqlite`.
+    """
     if not database.is_file():
         raise BackupError(f"{database} does not exist")
     with _new_file(file) as partial, closing(_open(database, "mode=ro")) as source:
@@ -53,13 +55,13 @@ def back_up_sqlite(database: Path, file: Path) -> None:
             source.backup(copy)
             # With the write-ahead log, the header need not have the size of the file, and a cut copy would seem sound.
             copy.execute("PRAGMA journal_mode = DELETE")
-        _check_sqlite(partial, database)
+        _check_sqlite(partial, database, known)
 
 
-def restore_sqlite(file: Path, database: Path) -> None:
+def restore_sqlite(file: Path, database: Path, known: Collection[str]) -> None:
     """Copy a backup to where no database is. Raise BackupError, and StorageBusy if a server is starting there."""
     _expect(file, _SQLITE, "an SQLite database")
-    _check_sqlite(file, file)
+    _check_sqlite(file, file, known)
     for path in (database, *(database.with_name(database.name + suffix) for suffix in ("-wal", "-shm"))):
         if path.exists():
             raise BackupError(f"{path} exists: stop the server and move it away first, or name another database")
@@ -147,7 +149,7 @@ def _expect(file: Path, start: bytes, kind: str) -> None:
     raise BackupError(f"{file} is not a backup of {kind}: {made}")
 
 
-def _check_sqlite(path: Path, shown: Path) -> None:
+def _check_sqlite(path: Path, shown: Path, known: Collection[str]) -> None:
     """Raise BackupError unless a file is an undamaged database of a version that this one knows."""
     try:
         with closing(_open(path, "mode=ro&immutable=1")) as connection:
@@ -161,7 +163,7 @@ def _check_sqlite(path: Path, shown: Path) -> None:
         damage = f"it should have {pages:,} pages of {page_size:,} bytes"
     if damage != "ok":
         raise BackupError(f"{shown} is damaged: {damage}")
-    if newer := versions.difference(names()):
+    if newer := versions.difference(known):
         raise BackupError(f"{shown} is of a newer version of Signalbox: it has the migration {min(newer)}")
 
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from server.errors import ProjectBusy, StorageBusy
-from server.model import ConnectionUse
 from server.sharing.current_project import SERVER, current_project
+from server.storage.usage import ConnectionUse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Hashable

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.model import ConnectionUse, DatabaseSize
     from server.storage.maintenance import Maintenance
+    from server.storage.usage import ConnectionUse, DatabaseSize
 
 T = TypeVar("T")
 

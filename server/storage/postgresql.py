@@ -20,7 +20,6 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
-from server.model import DatabaseSize
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairTurns
 from server.sharing.small_work import SmallWork
@@ -30,6 +29,7 @@ from server.storage.maintenance import postgres_maintenance
 from server.storage.postgres_connections import ENGINE_URL, Connector
 from server.storage.statements import OPTIONS
 from server.storage.transactions import run_transaction
+from server.storage.usage import DatabaseSize
 from server.version import POSTGRES_EXTRA
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.model import ConnectionUse
     from server.storage.maintenance import Maintenance
     from server.storage.postgres_url import PostgresUrl
+    from server.storage.usage import ConnectionUse
 
 log = structlog.get_logger()
 

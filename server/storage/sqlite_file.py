@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Self
 import structlog
 
 from server.errors import StorageBusy, StorageReadOnly, StorageReplaced, StorageUnavailable
-from server.model import DatabaseSize
+from server.storage.usage import DatabaseSize
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from server.model import ConnectionUse
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairQueue
 from server.sharing.interpreter_lock import LoopPauses, database_thread
 from server.storage.statements import OPTIONS
+from server.storage.usage import ConnectionUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,6 +15,7 @@ from server.cli.urls import without_password
 from server.storage import backups
 from server.storage.backups import Sizes
 from server.storage.database_url import parse_database_url
+from server.storage.migrations import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ def backup(options: dict[str, Any], file: Path) -> None:
     with clear_start_failures(url):
         location = parse_database_url(url)
         if isinstance(location, str):
-            backups.back_up_sqlite(Path(location), file)
+            backups.back_up_sqlite(Path(location), file, names())
         else:
             backups.back_up_postgresql(location, file)
         size = file.stat().st_size
@@ -64,7 +65,7 @@ def restore(options: dict[str, Any], file: Path) -> None:
     with clear_start_failures(url):
         location = parse_database_url(url)
         if isinstance(location, str):
-            backups.restore_sqlite(file, Path(location))
+            backups.restore_sqlite(file, Path(location), names())
         else:
             backups.restore_postgresql(file, location)
     if options["json"]:

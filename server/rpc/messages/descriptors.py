@@ -13,7 +13,7 @@ from google.protobuf.message_factory import GetMessageClass
 from registry.codegen.proto_text import imports, proto_text
 from registry.field_numbers import WireType
 from registry.proto_names import LANGUAGE_OPTIONS, PACKAGE, file_name, message_name
-from server.payload_checks import MAX_RESPONSE_BYTES
+from server.paging import MAX_RESPONSE_BYTES
 from server.rpc.messages.response_size import size_of
 from signalbox.v1 import event_definitions_pb2 as pb
 

@@ -8,7 +8,8 @@ import msgspec
 from uuid_utils import uuid7
 
 from automation.conditions.tracing import MAX_SHOWN, Shown
-from server.payload_checks import CONTACT_BUDGET, MAX_DEPTH, MAX_RESPONSE_BYTES
+from registry.json_values import CONTACT_BUDGET, MAX_DEPTH
+from server.paging import MAX_RESPONSE_BYTES
 from server.rpc.messages.enums import REASON_KIND, VERDICT
 from server.rpc.messages.events import write_coercion, write_event, write_violation
 from server.rpc.messages.response_size import write_details, write_page

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from server.payload_checks import MAX_DEPTH
+from registry.json_values import MAX_DEPTH
 from server.rpc.messages.enums import MATCH_KIND
 from server.rpc.messages.events import write_event
 from server.rpc.messages.structs import depth_of

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from registry.errors import SignalboxError
 from server.ingest.draft import Draft, check_idempotency_key
-from server.payload_checks import MAX_RESPONSE_BYTES
+from server.paging import MAX_RESPONSE_BYTES
 from server.rpc.json_writing import timestamp_text, write_json
 from server.rpc.messages.enums import COERCION_KIND, View
 from server.rpc.messages.receipts import started_matches, write_receipt

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.struct_pb2 import NullValue, Struct, Value
 
-from registry.json_values import number_problem, too_deep, too_large, value_path, violation_at
+from registry.json_values import EVENT_BUDGET, number_problem, too_deep, too_large, too_many, value_path, violation_at
 from registry.paths import property_path
 from registry.stored_json import clamped
 from server.errors import InvalidArgument
-from server.payload_checks import EVENT_BUDGET, check_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from google.protobuf.struct_pb2 import ListValue
 
-    from server.payload_checks import PayloadBudget
+    from registry.json_values import PayloadBudget
 
 NO_KIND: Final = "is a google.protobuf.Value without a kind; for null, set null_value"
 """The fault of a Value that a client left empty, often by a misspelled field, to follow its path."""
@@ -59,7 +58,7 @@ def read_struct(
     fields = struct.fields
     if len(fields) > _SMALL:
         _check_size(struct, root, budget)
-        check_count(len(fields), root, budget)
+        _check_count(len(fields), root, budget)
         if later is not None:
             later.append(_pending_slices([(values, struct, root, 1)], 0, root, budget))
             return values
@@ -193,7 +192,7 @@ def _pending_slices(pending: list[Pending], count: int, root: str, budget: Paylo
             raise InvalidArgument.of(too_deep(path, root, budget))
         inside = container.fields if isinstance(into, dict) else container.values
         count += len(inside)
-        check_count(count, root, budget)
+        _check_count(count, root, budget)
         numbers = _numbers(container) if isinstance(into, list) and len(inside) >= _FEW else None
         members = iter(sorted(inside.items()) if isinstance(into, dict) else enumerate(numbers or inside))
         while step := [*islice(members, _SLICE_VALUES)]:
@@ -209,7 +208,7 @@ def _pending_slices(pending: list[Pending], count: int, root: str, budget: Paylo
             if unpaused >= _SLICE_VALUES:
                 unpaused = 0
                 yield
-    check_count(count, root, budget)
+    _check_count(count, root, budget)
 
 
 def read_value(value: Value, parent: str, name: str | int, depth: int, pending: list[Pending]) -> Any:
@@ -255,3 +254,9 @@ def _check_size(struct: Struct, root: str, budget: PayloadBudget) -> int:
     if size > budget.size:
         raise InvalidArgument.of(too_large(root, size, budget))
     return size
+
+
+def _check_count(count: int, root: str, budget: PayloadBudget) -> None:
+    """Raise InvalidArgument for more values than a budget allows."""
+    if count > budget.values:
+        raise InvalidArgument.of(too_many(root, budget))

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import DecodeError
 
 from registry.field_numbers import WireType
-from registry.json_values import too_large, too_many, value_path
+from registry.json_values import EVENT_BUDGET, too_large, too_many, value_path
 from registry.paths import ROOT
 from server.errors import InvalidArgument
-from server.payload_checks import EVENT_BUDGET
 from server.rpc.messages.descriptors import message_class
 from server.rpc.messages.structs import read_number, read_pending, read_value
 

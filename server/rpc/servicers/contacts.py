@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from registry.json_values import CONTACT_BUDGET
 from server.errors import ContactRequired
 from server.paging import PageRequest
-from server.payload_checks import CONTACT_BUDGET
 from server.process.shutdown import until
 from server.rpc.messages.contacts import write_contact, write_record
 from server.rpc.messages.response_size import write_page

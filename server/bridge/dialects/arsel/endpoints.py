@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from registry.definitions import NewDefinition
 from registry.errors import Violation
+from registry.json_values import CONTACT_BUDGET
 from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.store import DefinitionChanges
 from registry.timestamps import format_millis, parse_iso8601
@@ -27,13 +28,13 @@ from server.bridge.operations import (
     page_by_id,
     update_definition,
 )
+from server.bridge.payloads import check_json, storable_json
 from server.bridge.routes import Route
 from server.bridge.sending import send
 from server.errors import ContactRequired
 from server.http.errors import InvalidBody
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
-from server.payload_checks import CONTACT_BUDGET, check_json, storable_json
 from server.services.contacts import ContactRef
 from server.services.emails import normalize_email
 

@@ -27,13 +27,13 @@ from server.bridge.operations import (
     other_properties,
     update_definition,
 )
+from server.bridge.payloads import check_json
 from server.bridge.routes import Route
 from server.bridge.sending import send
 from server.errors import ContactRequired
 from server.http.errors import InvalidBody
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
-from server.payload_checks import check_json
 from server.services.contacts import ContactRef
 from server.services.emails import normalize_email
 

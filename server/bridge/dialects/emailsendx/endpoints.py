@@ -6,15 +6,16 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from automation.matches import MatchKind
+from registry.json_values import PayloadBudget
 from registry.timestamps import format_seconds
 from server.bridge.dialects.emailsendx import bodies
 from server.bridge.messages import Request, Response
 from server.bridge.operations import contact_properties, named_texts, other_properties
+from server.bridge.payloads import check_json
 from server.bridge.routes import Route
 from server.bridge.sending import send
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
-from server.payload_checks import PayloadBudget, check_json
 from server.services.contacts import ContactRef
 from server.services.emails import normalize_email
 

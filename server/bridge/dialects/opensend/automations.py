@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from automation.automation_store import AutomationFilter
 from automation.automations import AutomationChanges, AutomationState, NewAutomation
-from registry.json_values import with_doubles
+from registry.json_values import AUTOMATION_BUDGET, with_doubles
 from registry.timestamps import format_millis
 from server.bridge.dialects.opensend import automation_bodies as bodies
 from server.bridge.dialects.opensend.documents import (
@@ -21,7 +21,7 @@ from server.bridge.dialects.opensend.documents import (
 )
 from server.bridge.dialects.opensend.validation import BodyReader, rule_broken
 from server.bridge.messages import Request, Response
-from server.payload_checks import AUTOMATION_BUDGET, check_json
+from server.bridge.payloads import check_json
 
 if TYPE_CHECKING:
     from automation.automations import Automation

@@ -27,10 +27,10 @@ from server.bridge.operations import (
     page_by_id,
     update_definition,
 )
+from server.bridge.payloads import check_json
 from server.bridge.sending import send
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts, UnknownIds
-from server.payload_checks import check_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET
 
 from registry.definitions import NewDefinition
+from registry.json_values import CONTACT_BUDGET
 from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.store import DefinitionChanges
 from server.bridge.dialects.resend import bodies
@@ -28,12 +29,12 @@ from server.bridge.operations import (
     page_by_id,
     update_definition,
 )
+from server.bridge.payloads import check_json, storable_json
 from server.bridge.routes import Route
 from server.bridge.sending import send
 from server.errors import ContactNotFound, InvalidArgument
 from server.ingest.draft import Draft
 from server.model import NameCase, Rules, Scope, UndefinedEvents, UnknownContacts
-from server.payload_checks import CONTACT_BUDGET, check_json, storable_json
 from server.services.emails import normalize_email
 
 if TYPE_CHECKING:
