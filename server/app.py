@@ -28,7 +28,8 @@ from server.background.quarantine_retention import QuarantineRetention
 from server.background.run_timeouts import RunTimeouts
 from server.background.statistics import Statistics
 from server.bridge.app import Bridge
-from server.bridge.dialects import DIALECTS
+from server.bridge.dialects import DIALECTS, KEY_PREFIXES
+from server.bridge.dialects.demo_requests import demo_requests
 from server.bridge.metrics_page import MetricsListener
 from server.bridge.operations import Services
 from server.bridge.sending import reread_request
@@ -50,7 +51,6 @@ from server.delivery.push.resolver import Resolver
 from server.delivery.push.session import PushTools
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.subscriptions import Subscriptions
-from server.demo import make_demo
 from server.http.body import Bodies
 from server.http.connections import ConnectionLimits, HttpConnections, connection_limits
 from server.http.cors import Cors
@@ -87,6 +87,7 @@ from server.services.backtests import Backtests
 from server.services.contact_exports import ContactExports
 from server.services.contacts import Contacts
 from server.services.definitions import Definitions
+from server.services.demo import make_demo
 from server.services.erasures import Erasures
 from server.services.events import Events
 from server.services.explanations import Explanations
@@ -107,7 +108,9 @@ from server.version import version
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from server.bridge.dialects.demo_requests import DemoRequest
     from server.bridge.metrics_page import MetricsPage
+    from server.services.demo import Demo
     from server.settings import Settings
     from server.storage.database import Database, MeasuredDatabase
     from server.tracing.tracer import Tracer
@@ -122,16 +125,16 @@ METRICS_CONNECTIONS = 100
 class Server:
     """A running server: the addresses that it listens on, and how to announce that it will stop.
 
-    `leave` makes health and readiness report that the server is about to stop, while it keeps serving. `demo_contact`
-    is the id of the demo's contact, and `metrics_address` that of the listener for metrics; each is empty if there is
-    none.
+    `leave` makes health and readiness report that the server is about to stop, while it keeps serving.
+    `metrics_address` is that of the listener for metrics, empty if there is none.
     """
 
     grpc_address: str
     http_address: str
     leave: Callable[[], Awaitable[None]]
-    demo_contact: str = ""
     metrics_address: str = ""
+    demo: Demo | None = None
+    demo_requests: tuple[DemoRequest, ...] = ()
 
 
 class _Measures(NamedTuple):
@@ -155,11 +158,10 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         access = await stack.enter_async_context(_authenticating(database, settings))
         changes, recent = await _changes(database, settings), RecentMatches()
         catalog = Catalog(database, recent.forget, changes)
-        key_prefixes = {dialect.name: dialect.key_prefixes[0] for dialect in DIALECTS}
-        projects = Projects(database, catalog, access, key_prefixes)
+        projects = Projects(database, catalog, access, KEY_PREFIXES)
         contacts = Contacts(database, recent.forget, changes)
         definitions, automations = Definitions(database, catalog), Automations(database, catalog)
-        demo_contact = await make_demo(projects, definitions, contacts, automations) if settings.demo else ""
+        demo = await make_demo(projects, definitions, contacts, automations) if settings.demo else None
 
         outages = Outages()
         notifier = MatchNotifier(database, outages, recent)
@@ -234,8 +236,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
             grpc_address,
             await http_server.start(settings.http, settings.tls),
             grpc_server.leave,
-            demo_contact,
             await stack.enter_async_context(_listening_for_metrics(settings, system.metrics_page)),
+            demo,
+            () if demo is None else demo_requests(demo),
         )
         yield await _started(database, started)
 

@@ -9,8 +9,11 @@ import pytest_asyncio
 from grpc import StatusCode
 
 from server.auth.caller import ADMIN, ANY
-from server.demo import SECRETS
+from server.bridge.dialects import KEY_PREFIXES
 from server.model import Dialect, Scope
+from server.services import demo
+from server.services.demo import demo_secrets
+from server.services.projects import NATIVE_PREFIX
 from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.contract import METHODS, met
 from tests.support.refusals import Refusal
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.support.service import Service
+
+SECRETS = demo_secrets({Dialect.NATIVE: NATIVE_PREFIX, **KEY_PREFIXES})
 
 REQUIRED_SCOPE = {
     "AuditLog.ExportAuditEntries": "audit:read",
@@ -238,24 +243,29 @@ async def test_the_scheme_is_read_in_any_case(callers: Callers) -> None:
 
 async def test_the_keys_of_the_demo_work_on_a_server_for_the_demo_alone(database_url: str) -> None:
     """One database under a server with the demo, without it, and with it again."""
-    for demo in (True, False, True):
-        async with serving(database_url, demo=demo) as service:
+    for with_demo in (True, False, True):
+        async with serving(database_url, demo=with_demo) as service:
             for dialect, secret in SECRETS.items():
                 call = service.client(secret).ingest.ListEvents(event_ingest_pb2.ListEventsRequest())
-                code = StatusCode.OK if demo else StatusCode.UNAUTHENTICATED
+                code = StatusCode.OK if with_demo else StatusCode.UNAUTHENTICATED
                 assert await call.code() is code, dialect
                 if dialect is not Dialect.NATIVE:
                     headers = {"authorization": f"Bearer {secret}"}
                     answer = await service.http.get(LISTS[dialect], headers=headers)
-                    assert answer.status_code == (200 if demo else 403 if dialect is Dialect.RESEND else 401), dialect
+                    assert answer.status_code == (200 if with_demo else 403 if dialect is Dialect.RESEND else 401), (
+                        dialect
+                    )
 
 
 async def test_a_demo_project_gets_the_keys_of_dialects_that_are_new(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    earlier = {dialect: secret for dialect, secret in SECRETS.items() if dialect is not Dialect.RESEND}
+    earlier: dict[Dialect, str] = {
+        dialect: secret for dialect, secret in SECRETS.items() if dialect is not Dialect.RESEND
+    }
     with monkeypatch.context() as patch:
-        patch.setattr("server.demo.SECRETS", earlier)
+        create_keys = demo._create_keys
+        patch.setattr(demo, "_create_keys", lambda projects, project, _: create_keys(projects, project, earlier))
         async with serving(database_url, demo=True) as service:
             assert await demo_dialects(service) == set(earlier)
     async with serving(database_url, demo=True) as service:

@@ -20,7 +20,7 @@ from server.auth.admin_key import read_or_make
 from server.cli.arguments.options import Connection
 from server.cli.client.session import Session
 from server.cli.main import cli, run
-from server.demo import SECRET
+from server.services.demo import SECRET
 from server.storage.migrations import head
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support import curl

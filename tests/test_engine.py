@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.demo import EMAIL, EVENT, PROPERTIES, SECRET
+from server.services.demo import EMAIL, EVENT, PROPERTIES, SECRET
 from tests.support.command_line import ENVIRONMENT, read_line, serving
 
 if TYPE_CHECKING:

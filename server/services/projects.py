@@ -51,7 +51,7 @@ class Projects:
         self._database = database
         self._catalog = catalog
         self._access = access
-        self._prefixes = {Dialect.NATIVE: NATIVE_PREFIX, **key_prefixes}
+        self.key_prefixes = {Dialect.NATIVE: NATIVE_PREFIX, **key_prefixes}
 
     async def create(self, name: str, rules: Rules, event_retention: int = 0, quota: Quota = UNLIMITED) -> Project:
         """Create a project. Raise InvalidArgument and ProjectAlreadyExists."""
@@ -157,7 +157,7 @@ class Projects:
         _check_description(description)
         _check_key_name(name)
         _check_expiry(expires_at)
-        shown = secret or self._prefixes[dialect] + secrets.token_urlsafe(SECRET_BYTES)
+        shown = secret or self.key_prefixes[dialect] + secrets.token_urlsafe(SECRET_BYTES)
 
         found = await self.get(id_or_name)
 
@@ -223,7 +223,7 @@ class Projects:
             message = f"grace is {grace / 86_400_000_000:g} days; it must be 0 to 30 days"
             raise InvalidArgument.at("grace", "OUT_OF_RANGE", message)
         key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
-        shown = self._prefixes[key.dialect] + secrets.token_urlsafe(SECRET_BYTES)
+        shown = self.key_prefixes[key.dialect] + secrets.token_urlsafe(SECRET_BYTES)
 
         def rotate(connection: Connection, record: AuditRecorder) -> ApiKey:
             before, now = store.key_by_id(connection, key_id), now_micros()
@@ -250,7 +250,7 @@ class Projects:
 
     def _hint(self, secret: str) -> str:
         """Return a form of a secret that identifies it to its owner, and is too short to guess the rest."""
-        prefix = next((prefix for prefix in self._prefixes.values() if secret.startswith(prefix)), "")
+        prefix = next((prefix for prefix in self.key_prefixes.values() if secret.startswith(prefix)), "")
         return f"{prefix}…{secret[-4:]}" if len(secret) - len(prefix) >= MIN_SECRET else f"{prefix}…"
 
 

@@ -293,7 +293,7 @@ async def _serve(settings: Settings) -> None:
         stack.push_async_callback(memory.close)
         metrics = f" metrics={server.metrics_address}" if server.metrics_address else ""
         click.echo(f"signalbox ready grpc={server.grpc_address} http={server.http_address}{metrics}")
-        if settings.demo:
+        if server.demo is not None:
             from server.cli.output.demo_commands import demo_commands
 
             click.echo(demo_commands(program(), neighbour("buf"), server))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from server.demo import EMAIL, EVENT, PROPERTIES, SECRET, SECRETS, rest_calls
+from server.model import Dialect
 from server.settings import DEFAULT_GRPC
 
 if TYPE_CHECKING:
@@ -16,21 +16,24 @@ if TYPE_CHECKING:
 
 def demo_commands(program: str, buf: str, server: Server) -> str:
     """Return commands that send one event over gRPC and through each dialect; `program` and `buf` are command lines."""
+    demo = server.demo
+    if demo is None:
+        return ""
+    secret = demo.secrets[Dialect.NATIVE]
     default = server.grpc_address == DEFAULT_GRPC
-    options = f"--key {SECRET}" if default else f"--key {SECRET} --server {server.grpc_address}"
-    body = f'{{"event":{{"name":"{EVENT}","email":"{EMAIL}","properties":{PROPERTIES}}}}}'
-    calls = rest_calls(server.demo_contact or "ID")
-    titles = [dialect.title for dialect, _ in calls]
-    requests = "\n\n".join(_curl(server, call.path, SECRETS[dialect.name], call.body) for dialect, call in calls)
+    options = f"--key {secret}" if default else f"--key {secret} --server {server.grpc_address}"
+    body = f'{{"event":{{"name":"{demo.event}","email":"{demo.email}","properties":{demo.properties}}}}}'
+    titles = [request.title for request in server.demo_requests]
+    requests = "\n\n".join(_curl(server, each.path, each.secret, each.body) for each in server.demo_requests)
     return f"""
 Send an event, and read it back:
 
-  {program} event send {EVENT} --email {EMAIL} --properties '{PROPERTIES}' {options}
+  {program} event send {demo.event} --email {demo.email} --properties '{demo.properties}' {options}
   {program} event list {options}
 
 The same without Signalbox's own client, over gRPC and in the words of {", ".join(titles[:-1])} and {titles[-1]}:
 
-  {buf} curl --protocol grpc --http2-prior-knowledge -H 'authorization: Bearer {SECRET}' \\
+  {buf} curl --protocol grpc --http2-prior-knowledge -H 'authorization: Bearer {secret}' \\
     -d '{body}' \\
     http://{server.grpc_address}/signalbox.v1.EventIngest/SendEvent
 

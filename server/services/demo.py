@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from automation.automations import AutomationState, NewAutomation
 from registry.definitions import NewDefinition
 from registry.schema import Property, PropertyType, Schema
 from server.auth.caller import Caller
-from server.bridge.dialect import DemoEvent
-from server.bridge.dialects import DIALECTS
 from server.errors import ContactNotFound, ProjectNotFound, SecretInUse
 from server.model import Dialect, Rules, Scope
 from server.paging import MAX_SIZE, PageRequest
@@ -19,7 +17,8 @@ from server.services.contacts import ContactRef
 from server.services.projects import NATIVE_PREFIX
 
 if TYPE_CHECKING:
-    from server.bridge.dialect import DemoCall, RestDialect
+    from collections.abc import Mapping
+
     from server.services.automations import Automations
     from server.services.contacts import Contacts
     from server.services.definitions import Definitions
@@ -29,12 +28,7 @@ PROJECT = "demo"
 EVENT = "order_completed"
 EMAIL = "ada@example.com"
 CONDITION = "properties.is_first_purchase"
-SECRETS = {
-    Dialect.NATIVE: f"{NATIVE_PREFIX}demo_key_for_ada",
-    **{dialect.name: f"{dialect.key_prefixes[0]}demo_key_for_ada" for dialect in DIALECTS},
-}
-"""Keys of the demo project by dialect; servers accept them with --dev only."""
-SECRET = SECRETS[Dialect.NATIVE]
+SECRET = f"{NATIVE_PREFIX}demo_key_for_ada"
 PROPERTIES = '{"order_total":"129.99","currency":"USD","is_first_purchase":"true"}'
 
 _SCHEMA = Schema(
@@ -46,16 +40,32 @@ _SCHEMA = Schema(
 )
 
 
-async def make_demo(projects: Projects, definitions: Definitions, contacts: Contacts, automations: Automations) -> str:
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """An event to send in the demo project, and a key for each dialect. `contact_id` is empty if there is none."""
+
+    contact_id: str
+    secrets: Mapping[Dialect, str]
+    event: str = EVENT
+    email: str = EMAIL
+    properties: str = PROPERTIES
+
+
+def demo_secrets(key_prefixes: Mapping[Dialect, str]) -> dict[Dialect, str]:
+    """Return the keys of the demo project by dialect; servers accept them with --dev only."""
+    return {dialect: prefix + SECRET.removeprefix(NATIVE_PREFIX) for dialect, prefix in key_prefixes.items()}
+
+
+async def make_demo(projects: Projects, definitions: Definitions, contacts: Contacts, automations: Automations) -> Demo:
     """Create the demo project with keys, a definition, a contact and an automation, if there is no project yet.
 
-    A demo project of an earlier version gets the keys of newer dialects. Return the id of the demo's contact, empty
-    if there is no demo project.
+    A demo project of an earlier version gets the keys of newer dialects.
     """
+    secrets = demo_secrets(projects.key_prefixes)
     existing = await projects.list(PageRequest(1))
     if not existing.items:
         project = await projects.create(PROJECT, Rules())
-        await _create_keys(projects, project.id)
+        await _create_keys(projects, project.id, secrets)
         caller = Caller(project.pk, project.id, frozenset({Scope.ALL}))
         await definitions.create(caller, NewDefinition(EVENT, _SCHEMA, description="An order was paid for"))
         await contacts.upsert(project.pk, EMAIL, {"first_name": "Ada"})
@@ -65,21 +75,15 @@ async def make_demo(projects: Projects, definitions: Definitions, contacts: Cont
         project = await projects.get(PROJECT)
         contact = await contacts.get(project.pk, ContactRef(email=EMAIL))
     except (ProjectNotFound, ContactNotFound):
-        return ""
+        return Demo("", secrets)
     keys = (await projects.keys(project.id, PageRequest(MAX_SIZE))).items
     if any(key.demo for key in keys):
-        await _create_keys(projects, project.id)
-    return contact.id
+        await _create_keys(projects, project.id, secrets)
+    return Demo(contact.id, secrets)
 
 
-async def _create_keys(projects: Projects, project_id: str) -> None:
+async def _create_keys(projects: Projects, project_id: str, secrets: Mapping[Dialect, str]) -> None:
     """Create the demo keys that do not exist yet."""
-    for dialect, secret in SECRETS.items():
+    for dialect, secret in secrets.items():
         with suppress(SecretInUse):
             await projects.create_key(project_id, dialect, (), "demo", secret, demo=True)
-
-
-def rest_calls(contact_id: str) -> list[tuple[RestDialect, DemoCall]]:
-    """Return a call that sends the demo's event for each REST dialect."""
-    event = DemoEvent(EVENT, EMAIL, contact_id, json.loads(PROPERTIES))
-    return [(dialect, dialect.demo_call(event)) for dialect in DIALECTS]
