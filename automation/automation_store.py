@@ -25,6 +25,7 @@ from automation.errors import (
 )
 from automation.prepared_statements import Prepared
 from automation.tables import automation, automation_version
+from automation.unused_keys import unused_key
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
 from registry.name_search import name_contains
@@ -86,7 +87,8 @@ def create_automation(
         created_at=now,
         updated_at=now,
     )
-    result = connection.execute(insert(automation).values(_columns(created)).returning(_automation.key))
+    columns = _columns(created) | unused_key(connection, automation)
+    result = connection.execute(insert(automation).values(columns).returning(_automation.key))
     created = replace(created, key=result.scalar_one())
     _insert_version(connection, created, head)
     return created

@@ -18,6 +18,14 @@ metadata = MetaData()
 # SQLite assigns keys by itself only if the column type is exactly INTEGER.
 _Key = BigInteger().with_variant(Integer(), "sqlite")
 
+# On SQLite, the largest key that a deleted row of each table had: see `automation.unused_keys`.
+used_key = Table(
+    "used_key",
+    metadata,
+    Column("table_name", Text, primary_key=True),
+    Column("key", _Key, nullable=False),
+)
+
 automation = Table(
     "automation",
     metadata,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from grpc import StatusCode
 from registry.personal import keep_not_personal
 from registry.schema import Property, PropertyType
 from server.services import erasures
+from server.storage import paced_writes
 from server.storage.sealing import seal_fingerprint, seal_key
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate, await_event, complete, get_run, matches_of, started
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from signalbox.v1 import match_pb2
     from tests.support.service import Client, Service
+    from tests.support.stores import Store
 
 pytestmark = pytest.mark.lasting
 
@@ -389,3 +392,20 @@ async def test_an_erasure_in_many_steps_erases_all(shop: Client, monkeypatch: py
     done = await erase(shop)
     assert (done.event_count, done.run_count, done.cancelled_run_count) == (20, 10, 10)
     assert all(each.HasField("erased_at") and not each.properties for each in await shop.log())
+
+
+async def test_an_erasure_that_begins_when_another_one_ends_is_answered_when_it_is_done(
+    store: Store, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = await service.shop()
+    await shop.upsert(BOB)
+    await shop.send_all([event(email=email) for email in (ADA, BOB, BOB)])
+    # Long enough to begin another erasure in the pause after the last step of the first one.
+    monkeypatch.setattr(paced_writes, "REST_FACTOR", 30)
+    first = asyncio.create_task(erase(shop, ADA))
+    async with asyncio.timeout(20):
+        for begun in (True, False):
+            while bool(await store.rows("contact_erasure")) is not begun:  # noqa: ASYNC110 - only the table shows it
+                await asyncio.sleep(0.001)
+    assert (await erase(shop, BOB)).event_count == 2
+    assert (await first).event_count == 1

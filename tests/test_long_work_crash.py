@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 EVENTS = 2_000
-KEPT = {"alembic_version", "audit_entry", "schema_migration", "server_secret", "server_setting", "used_project_key"}
+KEPT = {"alembic_version", "audit_entry", "schema_migration", "server_secret", "server_setting", "used_key"}
 """The tables that have rows without any project."""
 FREE_MEGABYTES = 40
 

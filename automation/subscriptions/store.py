@@ -21,6 +21,7 @@ from automation.prepared_statements import Prepared
 from automation.subscriptions.tables import subscription as subscription_table
 from automation.subscriptions.tables import subscription_delivery, subscription_parked, subscription_push
 from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription, SubscriptionStats
+from automation.unused_keys import unused_key
 from registry.errors import Violation
 from registry.etags import check_etag
 from registry.names import name_problem
@@ -65,21 +66,9 @@ def create_subscription(connection: Connection, new: Subscription) -> Subscripti
     check_subscription(new)
     _check_name_free(connection, new)
     created = replace(new, floor_position=new.read_position, last_serial=0, seek_serial=0, version=1)
-    columns = _columns(created) | _key_never_used(connection, created)
+    columns = _columns(created) | unused_key(connection, subscription_table)
     result = connection.execute(insert(subscription_table).values(columns).returning(_subscription.key))
     return replace(created, key=result.scalar_one())
-
-
-def _key_never_used(connection: Connection, new: Subscription) -> dict[str, int]:
-    """Return the key where the database would give that of a deleted subscription away again, as SQLite does.
-
-    Servers remember requests and sessions by the key, also for a while after the deletion, and an older release leaves
-    a row of `subscription_push` with it. So it is taken from the clock.
-    """
-    if connection.dialect.name != "sqlite":
-        return {}
-    newest: int = connection.scalar(select(func.max(_subscription.key))) or 0
-    return {"key": max(newest + 1, new.created_at)}
 
 
 def get_subscription(connection: Connection, project_pk: int, id_or_name: str) -> Subscription:

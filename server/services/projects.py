@@ -189,14 +189,12 @@ class Projects:
     async def keys(self, id_or_name: str, request: PageRequest) -> Page[ApiKey]:
         """List the keys of a project, newest first. Raise ProjectNotFound."""
         limit = request.limit()
-        filters = ("keys", id_or_name)
+        project = await self.get(id_or_name)
+        # By the key: another project may have the name when the token comes back.
+        filters = ("keys", project.pk)
         (before,) = request.cursor(filters, str) or ("",)
-
-        def work(connection: Connection) -> list[ApiKey]:
-            project = store.get_project(connection, id_or_name)
-            return store.list_keys(connection, project.pk, limit + 1, before)
-
-        return request.page(await self._database.read(work), filters, lambda key: (key.id,))
+        found = await self._database.read(lambda connection: store.list_keys(connection, project.pk, limit + 1, before))
+        return request.page(found, filters, lambda key: (key.id,))
 
     async def revoke_key(self, key_id: str) -> ApiKey:
         """Revoke a key for good. Raise KeyNotFound."""

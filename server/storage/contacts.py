@@ -9,6 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from automation.bulk import chunks
+from automation.unused_keys import first_unused_key
 from registry.bounded_pages import EXAMINED_LOG_ROWS, last_examined_key
 from registry.errors import RowUnreadable
 from registry.etags import check_etag
@@ -49,7 +50,7 @@ def insert_contact(
     connection: Connection, project_pk: int, contact_id: str, email: str, properties: Mapping[str, Any], now: int
 ) -> Contact:
     """Create a contact; the address must be free."""
-    connection.execute(_insert(project_pk, [(contact_id, email)], now, properties))
+    connection.execute(_insert(connection, project_pk, [(contact_id, email)], now, properties))
     return find_contact(connection, project_pk, contact_id=contact_id)
 
 
@@ -59,7 +60,7 @@ def insert_contacts(
     """Create contacts without properties; the addresses must be free. Return their keys by address."""
     made: dict[str, ContactKey] = {}
     for chunk in chunks(ids_and_emails, 1_000):
-        insert = _insert(project_pk, chunk, now, {})
+        insert = _insert(connection, project_pk, chunk, now, {})
         rows = connection.execute(insert.returning(contact.c.key, contact.c.id, contact.c.email))
         made.update((row.email, ContactKey(row.key, row.id, row.email)) for row in rows)
     return made
@@ -180,7 +181,11 @@ def erase_contact(connection: Connection, project_pk: int, current: Contact, eta
 
 
 def _insert(
-    project_pk: int, ids_and_emails: Sequence[tuple[str, str]], now: int, properties: Mapping[str, Any]
+    connection: Connection,
+    project_pk: int,
+    ids_and_emails: Sequence[tuple[str, str]],
+    now: int,
+    properties: Mapping[str, Any],
 ) -> sa.Insert:
     common = {
         "project_key": project_pk,
@@ -189,7 +194,11 @@ def _insert(
         "created_at": now,
         "updated_at": now,
     }
-    return contact.insert().values([{"id": new_id, "email": email, **common} for new_id, email in ids_and_emails])
+    rows: list[dict[str, Any]] = [{"id": new_id, "email": email, **common} for new_id, email in ids_and_emails]
+    if (first := first_unused_key(connection, contact)) is not None:
+        for key, row in enumerate(rows, first):
+            row["key"] = key
+    return contact.insert().values(rows)
 
 
 def _live(project_pk: int) -> ColumnElement[bool]:

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from automation.bulk import among, execute_many, packed
 from automation.deletion.erasing import ErasedRuns, drop_deliveries, erase_runs
+from automation.unused_keys import unused_key
 from registry.personal import keep_not_personal
 from registry.store import get_definition
 from registry.unreadable_rows import UNREADABLE, load_object
@@ -125,6 +126,7 @@ def begin_erasure(
     advance_catalog(connection, project_pk)
     connection.execute(project.update().where(project.c.key == project_pk).values(sealed=True))
     values = {
+        **unused_key(connection, contact_erasure),
         "project_key": project_pk,
         "contact_key": person.contact_key,
         "email": person.email,

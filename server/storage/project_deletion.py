@@ -21,7 +21,7 @@ from registry.etags import check_etag
 from server.storage import tables
 from server.storage.log import lock_heads
 from server.storage.projects import get_project
-from server.storage.tables import api_key, audit_entry, contact, project, project_head, used_project_key
+from server.storage.tables import api_key, audit_entry, contact, project, project_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,11 +68,15 @@ _PLAIN: Final = _plain_tables()
 
 
 def mark_deleted(connection: Connection, current: Project, etag: str, now: int) -> None:
-    """Mark a project: from now on it is read as missing, and its name is free. Raise EtagMismatch."""
+    """Mark a project: from now on it is read as missing, its name and the secrets of its keys are free.
+
+    Raise EtagMismatch.
+    """
     check_etag(etag, current.etag)
-    # The name is free from now on. This one no project can have: names have no control characters.
+    # No project can have this name: names have no control characters.
     name = f"\x1f{current.id}"
     connection.execute(project.update().where(project.c.key == current.pk).values(deleted_at=now, name=name))
+    connection.execute(api_key.delete().where(api_key.c.project_key == current.pk))
 
 
 def deleted_projects(connection: Connection) -> list[tuple[int, str]]:
@@ -131,9 +135,6 @@ def _end(connection: Connection, project_pk: int, project_id: str) -> bool:
     for table in _LAST:
         connection.execute(table.delete().where(table.c.project_key == project_pk))
     connection.execute(project.delete().where(project.c.key == project_pk))
-    connection.execute(used_project_key.delete().where(used_project_key.c.key < project_pk))
-    if connection.scalar(sa.select(sa.func.max(used_project_key.c.key))) is None:
-        connection.execute(used_project_key.insert().values(key=project_pk))
     return True
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from automation.bulk import chunks
+from automation.unused_keys import unused_key
 from registry.etags import check_etag
 from server.errors import KeyInvalid, KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
 from server.model import (
@@ -27,7 +28,7 @@ from server.model import (
     UnknownContacts,
 )
 from server.storage.head_turns import await_turn
-from server.storage.tables import api_key, project, project_head, used_project_key
+from server.storage.tables import api_key, project, project_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -74,6 +75,7 @@ def insert_project(
     if connection.scalar(sa.select(project.c.key).where(project.c.name == name)) is not None:
         raise ProjectAlreadyExists(name)
     insert = project.insert().values(
+        **unused_key(connection, project),
         id=project_id,
         name=name,
         **_rule_columns(rules),
@@ -83,21 +85,10 @@ def insert_project(
         updated_at=now,
         event_retention=event_retention,
     )
-    if (free := _free_key(connection)) is not None:
-        insert = insert.values(key=free)
     key = connection.scalar(insert.returning(project.c.key))
     first = _VERSION_STEP + getrandbits(_VERSION_RANDOM_BITS)
     connection.execute(project_head.insert().values(project_key=key, catalog_version=first, position=0, received_at=0))
     return get_project(connection, project_id)
-
-
-def _free_key(connection: Connection) -> int | None:
-    """Return a key that no project ever had; None where the database never gives one out again."""
-    if connection.dialect.name == "postgresql":
-        return None
-    used = connection.scalar(sa.select(sa.func.max(used_project_key.c.key)))
-    newest = connection.scalar(sa.select(sa.func.max(project.c.key)))
-    return None if used is None else max(used, newest or 0) + 1
 
 
 def get_project(connection: Connection, id_or_name: str) -> Project:

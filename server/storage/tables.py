@@ -98,13 +98,6 @@ server_secret = Table(
     Column("secret", LargeBinary, nullable=False),
 )
 
-# The largest key that a deleted project had: SQLite would give it out again, and caches hold what belongs to it.
-used_project_key = Table(
-    "used_project_key",
-    metadata,
-    Column("key", _Key, primary_key=True, autoincrement=False),
-)
-
 # Entries name their project by its ID, and outlive it. An ID is a UUIDv7 and begins with the time of the entry.
 audit_entry = Table(
     "audit_entry",
