@@ -150,6 +150,7 @@ COLUMNS: Final = {
         "attempts": GENERATED,
         "wanted_by": GENERATED,
     },
+    "used_key": {"table_name": GENERATED},
 }
 """What an erasure does with each column of text, by table."""
 

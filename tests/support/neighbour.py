@@ -28,8 +28,8 @@ UNKNOWN_TO_ALL = "marked@example.com"
 REPEATED = event(email=BOB, key="k1")
 
 
-OF_SERVER = {"server_setting"}
-"""Tables in which no project has rows: each server that starts writes its settings."""
+OF_SERVER = {"server_setting", "used_key"}
+"""Tables in which no project has rows: settings of the server that started last, keys of deleted rows."""
 
 
 class Neighbourhood:
