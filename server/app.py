@@ -50,7 +50,6 @@ from server.delivery.push.pushers import Pushers
 from server.delivery.push.resolver import Resolver
 from server.delivery.push.session import PushTools
 from server.delivery.recent_matches import RecentMatches
-from server.delivery.subscriptions import Subscriptions
 from server.http.body import Bodies
 from server.http.connections import ConnectionLimits, HttpConnections, connection_limits
 from server.http.cors import Cors
@@ -96,6 +95,7 @@ from server.services.inferences import Inferences
 from server.services.projects import Projects
 from server.services.quarantine import EventApi, Quarantine
 from server.services.runs import Runs
+from server.services.subscriptions import Subscriptions
 from server.settings import admin_key_file
 from server.sharing.loop_time import LoopTime
 from server.storage.database import open_database

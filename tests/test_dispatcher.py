@@ -41,9 +41,10 @@ from server.delivery.deliveries import Deliveries
 from server.delivery.dispatcher import GROUP_DELIVERIES, Dispatcher
 from server.delivery.dispatchers import Dispatchers
 from server.delivery.match_notifier import MatchNotifier
-from server.delivery.subscriptions import Subscriptions, SubscriptionStatus
+from server.delivery.subscription_status import SubscriptionStatus
 from server.errors import ServiceError
 from server.process.shutdown import Shutdown
+from server.services.subscriptions import Subscriptions
 from tests.support.delivery_model import (
     PROJECT,
     SECOND,
@@ -523,7 +524,7 @@ async def replayed_by_a_caller_that_gives_up(monkeypatch: pytest.MonkeyPatch) ->
         return 1
 
     monkeypatch.setattr(parked_matches, "replay_parked", replay)
-    monkeypatch.setattr("server.delivery.subscriptions.transaction_time", lambda _: server.clock())
+    monkeypatch.setattr("server.services.subscriptions.transaction_time", lambda _: server.clock())
     stream = Stream(server, "idle", 1, diligent=True)
     stream.open()
     await asyncio.sleep(HEARTBEAT / 2)

@@ -39,7 +39,7 @@ from server.delivery.loading import LoadedDelivery
 from server.delivery.match_reader import UnreadableMatch, WatchUpdate
 from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import Place
-from server.delivery.subscriptions import ConsumerStatus, SubscriptionStatus
+from server.delivery.subscription_status import ConsumerStatus, SubscriptionStatus
 from server.errors import InvalidArgument, QueueFull
 from server.ingest.draft import Draft
 from server.model import (

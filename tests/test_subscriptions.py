@@ -17,8 +17,8 @@ from automation.matches import MatchFilter
 from automation.subscriptions.store import check_subscription
 from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription, delivery_id, parse_delivery_ids
 from registry.timestamps import now_micros
-from server.delivery.subscriptions import MAX_CONSUMERS
 from server.rpc.messages.times import timestamp
+from server.services.subscriptions import MAX_CONSUMERS
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import (
@@ -536,7 +536,7 @@ async def test_consumers_are_listed_by_their_ids_with_those_that_are_connected(
     expected = [("a", False, 1, 0, False), ("b", True, 2, 2, True), ("c", True, 0, 7, True)]
     assert await listed() == expected
     assert (await stats(till)).consumer_count == 2
-    monkeypatch.setattr("server.delivery.subscriptions.MAX_CONSUMERS", 2)
+    monkeypatch.setattr("server.services.subscriptions.MAX_CONSUMERS", 2)
     assert await listed() == expected[:2]
     request = pb.DeleteSubscriptionRequest(subscription="engine")
     refused = await refusal(till.matches.DeleteSubscription(request))

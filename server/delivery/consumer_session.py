@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from server.delivery.dispatcher import Dispatcher
     from server.delivery.loading import LoadedDelivery
     from server.delivery.match_reader import MatchReader
-    from server.delivery.subscriptions import SubscriptionStatus
+    from server.delivery.subscription_status import SubscriptionStatus
     from server.process.shutdown import Shutdown
     from server.tracing.tracer import Tracer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from automation.errors import SubscriptionNotFound
 from automation.subscriptions.values import TakeOver
@@ -24,9 +24,21 @@ if TYPE_CHECKING:
     from server.delivery.dispatcher import Dispatcher
     from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import MatchReader
-    from server.delivery.subscriptions import Subscriptions
+    from server.delivery.subscription_status import ConsumerStatus, SubscriptionStatus
     from server.process.shutdown import Shutdown
     from server.tracing.tracer import Tracer
+
+
+class SubscriptionReader(Protocol):
+    """Reads subscriptions, which are named by their ids or names. Both methods raise SubscriptionNotFound."""
+
+    async def find(self, project_pk: int, subscription: str) -> Subscription:
+        """Return a subscription without its status."""
+        ...
+
+    async def get(self, project_pk: int, subscription: str) -> tuple[SubscriptionStatus, Sequence[ConsumerStatus]]:
+        """Return a subscription and its consumers."""
+        ...
 
 
 class Deliveries:
@@ -34,7 +46,7 @@ class Deliveries:
 
     def __init__(
         self,
-        subscriptions: Subscriptions,
+        subscriptions: SubscriptionReader,
         dispatchers: Dispatchers,
         reader: MatchReader,
         shutdown: Shutdown,

@@ -13,7 +13,7 @@ import msgspec
 from automation.automations import Automation
 from registry.definitions import EventDefinition
 from server.audit.audited_changes import MAX_CONTENT_BYTES, AuditedResource
-from server.delivery.subscriptions import SubscriptionStatus
+from server.delivery.subscription_status import SubscriptionStatus
 from server.model import ApiKey, Contact, Project
 from server.rpc.json_writing import json_value
 from server.rpc.messages.automations import write_automation

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from automation.subscriptions.push import PushAttempt
     from server.delivery.recent_matches import LoadedMatch
-    from server.delivery.subscriptions import SubscriptionStatus
+    from server.delivery.subscription_status import SubscriptionStatus
     from server.sharing.loop_time import LoopTime
 
 LARGE_MATCH: Final = 16 * 1024

@@ -31,7 +31,7 @@ from signalbox.v1 import match_stream_pb2 as pb
 if TYPE_CHECKING:
     from automation.subscriptions.values import ParkedMatch
     from server.delivery.match_reader import UnreadableMatch
-    from server.delivery.subscriptions import ConsumerStatus, SubscriptionStatus
+    from server.delivery.subscription_status import ConsumerStatus, SubscriptionStatus
 
 MAX_MATCH_IDS: Final = 1_000
 

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from server.auth.caller import Caller
     from server.delivery.deliveries import Deliveries
     from server.delivery.match_reader import MatchReader
-    from server.delivery.subscriptions import Subscriptions
     from server.process.shutdown import Shutdown
     from server.rpc.transport import Send
+    from server.services.subscriptions import Subscriptions
 
 SLOW_HEARTBEATS: Final = 3
 SLOW_SECONDS: Final = 30.0

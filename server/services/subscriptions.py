@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -15,6 +15,7 @@ from automation.subscriptions.values import SubscriptionStats
 from registry.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges, AuditedValues
 from server.delivery.start_points import resolve_start
+from server.delivery.subscription_status import ConsumerStatus, SubscriptionStatus
 from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
 from server.storage.clock import transaction_time
 from server.storage.log import lock_heads
@@ -41,30 +42,6 @@ T = TypeVar("T")
 
 MAX_CONSUMERS: Final = 1_000
 """The number of consumers of a subscription that are listed."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionStatus:
-    """A subscription with its progress, and the number of consumers that are connected to this server.
-
-    `push` is None if it does not push. `made_secret` is set only in the result of the call that made it.
-    """
-
-    subscription: Subscription
-    stats: SubscriptionStats
-    consumer_count: int
-    push: Push | None = None
-    made_secret: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerStatus:
-    """A consumer that is connected or holds leases; `max_outstanding` and `connected_at` are 0 unless connected."""
-
-    id: str
-    outstanding_count: int
-    max_outstanding: int = 0
-    connected_at: int = 0
 
 
 class Subscriptions:
