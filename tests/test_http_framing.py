@@ -16,6 +16,8 @@ from structlog.testing import capture_logs
 from uvicorn.server import ServerState
 
 from server.http.connection import DROPPED_BYTES, HttpConnection
+from server.http.connections import HttpConnections
+from server.http.known_heads import MAX_BYTES, MAX_HEADS, KnownHead, KnownHeads
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.framing import (
     AFTER_ANOTHER,
@@ -178,10 +180,10 @@ class Recorder:
         return 202
 
 
-def opened(application: Any) -> tuple[HttpConnection, Wire]:
+def opened(application: Any, connections: HttpConnections | None = None) -> tuple[HttpConnection, Wire]:
     """Connect to an application."""
     CONFIG.loaded_app = application
-    http, wire = HttpConnection(CONFIG, ServerState(), {}), Wire()
+    http, wire = HttpConnection(CONFIG, ServerState(), {}, connections=connections), Wire()
     http.connection_made(wire)
     return http, wire
 
@@ -193,10 +195,12 @@ def http_tasks(http: HttpConnection) -> set[asyncio.Task[None]]:
 CONFIG = uvicorn.Config("", lifespan="off", log_config=None)
 
 
-async def outcome(segments: Sequence[bytes], head_first: bool) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
+async def outcome(
+    segments: Sequence[bytes], head_first: bool, connections: HttpConnections | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
     """Deliver segments to a connection: the totals, the statuses, and whether it stays open."""
     recorder = Recorder()
-    http, wire = opened(recorder)
+    http, wire = opened(recorder, connections)
     for segment in segments:
         await wire.readable()
         if wire.closed:
@@ -231,6 +235,22 @@ async def test_segments_of_tcp_change_nothing(framing: Framing) -> None:
     beginning = len(ANOTHER) if framing in AFTER_ANOTHER else 1
     for segments in splits(framing.sent, beginning):
         assert await outcome(segments, framing.sent.startswith(b"HEAD")) == wanted, segments
+
+
+async def test_a_head_that_arrived_before_changes_nothing() -> None:
+    connections = HttpConnections()
+    for framing in [*CLEAR, *REFUSED, *AFTER_ANOTHER] * 2:
+        wanted = (framing.totals, framing.statuses, framing.stays_open)
+        assert await outcome([framing.sent], framing.sent.startswith(b"HEAD"), connections) == wanted, framing
+
+
+def test_heads_that_arrived_before_are_bounded() -> None:
+    heads, known = KnownHeads(), KnownHead({}, {}, 0, keep_alive=True)
+    heads.add(b"x" * (MAX_BYTES + 1), known)
+    for number in range(MAX_HEADS + 1):
+        heads.add(b"%d\r\n\r\n" % number, known)
+    found = [heads.find(b"GET %d\r\n\r\nrest" % number, 4) for number in (0, MAX_HEADS)]
+    assert found == [None, (known, 4 + len(b"%d\r\n\r\n" % MAX_HEADS))]
 
 
 async def test_a_trailer_is_never_a_header() -> None:

@@ -122,7 +122,7 @@ class _Exchange:
     def __init__(self, scope: Mapping[str, Any]) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["raw_path"].decode("latin-1")
-        self.headers: dict[bytes, bytes] = scope["exchange"].headers
+        self.headers: Mapping[bytes, bytes] = scope["exchange"].headers
         self.repeated = (
             repeated_header(scope["headers"], SINGLE_HEADERS) if len(self.headers) < len(scope["headers"]) else b""
         )

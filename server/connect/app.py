@@ -52,10 +52,11 @@ _REQUEST_ID: Final = REQUEST_ID.encode()
 
 @dataclass(frozen=True, slots=True)
 class _Endpoint:
-    """An RPC at its path: the codecs by media type."""
+    """An RPC at its path: the codecs by media type, and whether its calls wait as long as their callers asked."""
 
     method: Method
     codecs: Mapping[bytes, Codec]
+    waits: bool
 
     def codec(self, request: ConnectRequest) -> Codec:
         """Return the codec of a request. Raise MethodNotAllowed, NotOverHttp and UnsupportedMediaType."""
@@ -77,7 +78,7 @@ class Connect:
         self._open_calls = calls.open_calls
         self._endpoints = {
             f"/{service.full_name}/{method.descriptor.name}".encode(): _Endpoint(
-                method, codecs(method.descriptor, MAX_MESSAGE_BYTES, max_json)
+                method, codecs(method.descriptor, MAX_MESSAGE_BYTES, max_json), method.waits
             )
             for service in SERVICES
             for method in served_methods(service, servicers.get(service.name))
@@ -117,7 +118,7 @@ class Connect:
         if endpoint.method.descriptor.server_streaming:
             self._end_with_client(scope, task)
             return await self._stream(endpoint.method, codec, request, task)
-        self._end_with_client(scope, task, begin_wait().end)
+        self._end_with_client(scope, task, begin_wait().end if endpoint.waits else _answer_nevertheless)
         return await self._answer(endpoint.method, codec, request, task)
 
     async def _answer(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:
@@ -183,6 +184,10 @@ class Connect:
 
     def end_calls(self) -> None:
         """Do nothing: the calls in progress are ended as those of gRPC are."""
+
+
+def _answer_nevertheless() -> None:
+    """Do nothing at the half-close of a client whose call does not wait."""
 
 
 def _check_requests(method: Method) -> None:

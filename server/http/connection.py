@@ -26,8 +26,9 @@ import httptools
 from server.http.body_framing import ChunkedBody, SizedBody
 from server.http.connections import HttpConnections, address_of, file_of
 from server.http.exchange import HttpExchange
-from server.http.framing import HeadTooSlow, Malformed, body_length, last_response, refusal
-from server.http.head import RequestHead, asgi_scope
+from server.http.framing import HeadTooSlow, Malformed, last_response, refusal
+from server.http.head import RequestHead
+from server.http.known_heads import KnownHead
 
 if TYPE_CHECKING:
     import uvicorn
@@ -246,11 +247,17 @@ class HttpConnection(asyncio.BufferedProtocol):
         head = self._head
         first = head is None
         if head is None:
+            if (known := self._connections.known_heads.find(data, at)) is not None:
+                self._begin(known[0])
+                return known[1]
             head = self._head = RequestHead()
         end = head.feed(data, at)
         if head.complete:
             self._forget_head()
-            self._begin(head)
+            parsed = KnownHead.of(head)
+            if first:
+                self._connections.known_heads.add(data[at:end], parsed)
+            self._begin(parsed)
             return end
         if first:
             self._deadline = min(self._deadline, self._loop.time() + HEAD_SECONDS)
@@ -266,11 +273,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._connections.count_head(-self._head_bytes, 0)
             self._head_bytes = 0
 
-    def _begin(self, head: RequestHead) -> None:
-        """Begin an exchange. Raise Malformed if the framing is in doubt."""
-        headers = dict(head.headers)
-        length = body_length(head.version, head.headers, headers)
-        exchange = HttpExchange(self, asgi_scope(head), headers, length, keep_alive=head.keep_alive)
+    def _begin(self, head: KnownHead) -> None:
+        """Begin an exchange."""
+        length = head.length
+        exchange = HttpExchange(self, {**head.scope}, head.headers, length, keep_alive=head.keep_alive)
         self._deadline = inf
         self._serving = exchange
         if length:

@@ -20,6 +20,7 @@ import structlog
 
 from server.http.exchange import header_lines
 from server.http.framing import TooManyHeads
+from server.http.known_heads import KnownHeads
 from server.process.recurring import Recurring
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ class HttpConnections:
 
     def __init__(self, limits: ConnectionLimits | None = None, metrics: Metrics | None = None) -> None:
         self.buffer = memoryview(bytearray(READ_BYTES))
+        self.known_heads = KnownHeads()
         self._limits = limits or ConnectionLimits()
         self._metrics = metrics
         self._open: dict[TrackedConnection, None] = {}

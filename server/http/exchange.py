@@ -12,7 +12,7 @@ import structlog
 from server.http.headers import SAFE_HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     Application = Callable[..., Awaitable[None]]
     Header = tuple[bytes, bytes]
@@ -100,7 +100,7 @@ class HttpExchange:
         self,
         connection: ExchangeConnection,
         scope: dict[str, Any],
-        headers: dict[bytes, bytes],
+        headers: Mapping[bytes, bytes],
         length: int,
         *,
         keep_alive: bool,

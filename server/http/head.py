@@ -23,7 +23,7 @@ MAX_LINE: Final = 16 * 1024
 MAX_HEADERS: Final = 100
 """The number of headers; real clients behind several proxies send thirty."""
 
-_END: Final = b"\r\n\r\n"
+HEAD_END: Final = b"\r\n\r\n"
 
 _NO_UPGRADE: Final = suppress(httptools.HttpParserUpgrade)
 """RFC 9110 allows to ignore an upgrade, and the body is not read by this parser in any case."""
@@ -94,11 +94,11 @@ class RequestHead:
         """Return the offset after the head, 0 if it goes on."""
         tail = self._tail
         if tail:
-            found = (tail + data[begin : begin + 3]).find(_END)
+            found = (tail + data[begin : begin + 3]).find(HEAD_END)
             if found >= 0:
-                return begin + found + len(_END) - len(tail)
-        found = data.find(_END, begin)
-        return found + len(_END) if found >= 0 else 0
+                return begin + found + len(HEAD_END) - len(tail)
+        found = data.find(HEAD_END, begin)
+        return found + len(HEAD_END) if found >= 0 else 0
 
     def _parse_lines(self, part: bytes) -> None:
         """Pass whole lines on to the parser, and what there is of the first line."""

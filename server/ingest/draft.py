@@ -251,7 +251,10 @@ class Batch:
 
     def all_refused(self) -> bool:
         """Return whether every event is refused, as far as validation can tell."""
-        return self.rejected() or all(draft.error is not None for draft in self.drafts)
+        for draft in self.drafts:
+            if draft.error is None:
+                return self.rejected()
+        return True
 
     def rejected(self) -> bool:
         """Return whether the batch is rejected as a whole."""

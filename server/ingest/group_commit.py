@@ -49,7 +49,7 @@ from server.ingest.commit_timer import CommitTimer
 from server.ingest.contacts import ContactCache
 from server.ingest.deferred_batches import Deferral, DeferredBatches
 from server.ingest.piggyback import NoSteps
-from server.ingest.pre_evaluation import PreEvaluator
+from server.ingest.pre_evaluation import PreEvaluator, estimated_cost, room_of
 from server.ingest.quarantine import QuarantineLimits
 from server.ingest.validate import validate_batch, validate_in_slices
 from server.logs.outages import is_outage
@@ -138,10 +138,18 @@ class GroupCommit:
             self._metrics.count_refused(error.reason)
             raise
 
-    async def pre_evaluate_if_costly(self, batch: Batch) -> None:
-        """Evaluate conditions before the commit if that is likely to take long. Raise BatchTooCostly."""
+    def is_costly(self, batch: Batch) -> bool:
+        """Return whether conditions are likely to take too long for the commit. Raise BatchTooCostly."""
         try:
-            await self._evaluator.pre_evaluate_if_costly(batch)
+            return estimated_cost(batch) > room_of(batch)
+        except BatchTooCostly as error:
+            self._metrics.count_refused(error.reason)
+            raise
+
+    async def pre_evaluate(self, batch: Batch) -> None:
+        """Evaluate conditions before the commit. Raise BatchTooCostly."""
+        try:
+            await self._evaluator.evaluate(batch)
         except BatchTooCostly as error:
             self._metrics.count_refused(error.reason)
             raise

@@ -186,16 +186,18 @@ class Ingest:
         done = asyncio.get_running_loop().create_future()
         batch = Batch(snapshot, drafts, mode, done, size, on_release=on_release)
         await self._validate(batch)
-        if not batch.worth_storing() and not all(draft.invalid is not None for draft in drafts):
+        worth_storing = batch.worth_storing()
+        if not worth_storing and not all(draft.invalid is not None for draft in drafts):
             # A commit would have noticed an outdated snapshot; this batch reaches none.
             batch.snapshot = await self._catalog.current(snapshot)
             if batch.snapshot is not snapshot:
                 await self._validate(batch)
-        if batch.snapshot.automations:
-            await self._queue.pre_evaluate_if_costly(batch)
+                worth_storing = batch.worth_storing()
+        if batch.snapshot.automations and self._queue.is_costly(batch):
+            await self._queue.pre_evaluate(batch)
         if self._tracer is None:
             batch.traceparent = current_trace()
-        elif batch.worth_storing():
+        elif worth_storing:
             batch.traceparent = self._tracer.begin_ingest(len(drafts), batch.done)
         return batch
 
