@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from structlog.testing import capture_logs
 
-from server.app import _in_time
+from server.app.lifecycle import close_in_time
 from server.background.catalog_refresh import CatalogRefresh
 from server.logs.outages import Outages
 from tests.support.virtual_time import VirtualTimeLoop
@@ -35,7 +35,7 @@ def test_parts_have_a_second_more_than_the_grace_period_to_close(takes: float, t
 
     closing.__qualname__ = "closing"
     with capture_logs() as logs:
-        assert timed(_in_time(closing, 5)) == (None, took)
+        assert timed(close_in_time(closing, 5)) == (None, took)
     assert [(each["event"], each["what"], each["waited_seconds"]) for each in logs] == logged
 
 

@@ -18,7 +18,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("server.cli.client.session.open_channel", fail)
     monkeypatch.setattr("server.cli.commands.migrate.open_database", fail)
-    monkeypatch.setattr("server.app.open_database", fail)
+    monkeypatch.setattr("server.app.storage.open_database", fail)
     monkeypatch.setattr("server.cli.commands.serve.configure_logs", lambda level: None)
 
 

@@ -67,7 +67,7 @@ The command line is a client of the server; only `migrate` reaches into `server.
 """
 
 
-ROOTS = {"server.__main__", "server.app", "server.bridge.app", "server.cli.main"}
+ROOTS = {"server.__main__", "server.bridge.app", "server.cli.main"}
 """The modules that put a program or a transport together. They import the subpackages of their package."""
 
 

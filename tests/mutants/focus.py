@@ -41,6 +41,7 @@ PACKAGES: Final = (
         "server",
         (
             "server/*.py",
+            "server/app/*.py",
             "server/audit/*.py",
             "server/auth/*.py",
             "server/background/*.py",

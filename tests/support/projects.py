@@ -14,7 +14,7 @@ from uuid_utils import uuid7
 from registry.definitions import NewDefinition
 from registry.store import create_definition
 from registry.timestamps import now_micros
-from server import app
+from server.app import storage as app_storage
 from server.auth.access import digest_of
 from server.bridge.dialects import DIALECTS
 from server.model import ApiKey, Dialect, Rules, Scope
@@ -45,7 +45,7 @@ async def _opening(*arguments: Any) -> Database:
     return database
 
 
-setattr(app, "open_database", _opening)  # noqa: B010 - the type checker takes a module for constant
+setattr(app_storage, "open_database", _opening)  # noqa: B010 - the type checker takes a module for constant
 
 
 async def make_project(database: Database, name: str, *, shop: bool) -> tuple[str, str]:
