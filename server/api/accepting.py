@@ -138,6 +138,8 @@ class _Core(_cython.AioServer):  # type: ignore[misc]
             super().__init__(*arguments)
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self._methods: list[bytes] = []
+        self._accepting: asyncio.Task[None] | None = None
 
     def add_registered_method_handlers(self, handlers: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         """Register methods, by the paths of their calls."""
@@ -148,13 +150,17 @@ class _Core(_cython.AioServer):  # type: ignore[misc]
         """Return what the library's loop waits for; it is called once for each method, and after each other call."""
         if method_bytes is None:
             return super()._make_request_call_future(None)
-        return asyncio.create_task(self._accept_all(method_bytes))
+        self._methods.append(method_bytes)
+        if self._accepting is None:
+            self._accepting = asyncio.create_task(self._accept_all())
+        return self._accepting
 
-    async def _accept_all(self, method: bytes) -> None:
-        streams = self._handlers[method.decode()].response_streaming
-        most = STREAM_ACCEPTORS if streams else ACCEPTORS
+    async def _accept_all(self) -> None:
         async with asyncio.TaskGroup() as acceptors:
-            acceptors.create_task(self._accept(method, acceptors, most - 1), name=ACCEPTING)
+            for method in self._methods:
+                streams = self._handlers[method.decode()].response_streaming
+                most = STREAM_ACCEPTORS if streams else ACCEPTORS
+                acceptors.create_task(self._accept(method, acceptors, most - 1), name=ACCEPTING)
         # What the library expects of a wait that has ended without a call.
         raise _internal("_RequestCallError")
 
