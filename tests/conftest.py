@@ -29,6 +29,7 @@ from tests.support.neighbour import Neighbourhood
 from tests.support.postgres import Cluster, find_binaries, running_cluster, share_template
 from tests.support.service import serving
 from tests.support.stores import PostgresBackend, SqliteBackend, migrated
+from tests.support.warm_connections import WarmConnections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -177,7 +178,9 @@ async def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         await migrated(f"sqlite:///{template}")
         yield SqliteBackend(template)
         return
-    async with aclosing(PostgresBackend(request.getfixturevalue("postgres"))) as postgres:
+    cluster: Cluster = request.getfixturevalue("postgres")
+    warm = WarmConnections(str(cluster.socket))
+    async with warm.keeping(), aclosing(PostgresBackend(cluster, warm)) as postgres:
         yield postgres
 
 

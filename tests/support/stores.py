@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from server.storage.database import OpenDatabase
     from tests.support.postgres import Cluster
+    from tests.support.warm_connections import WarmConnections
 
 TABLES = [
     table.name
@@ -211,8 +212,8 @@ class PostgresStore:
 
     async def disconnect(self) -> None:
         """Close the kept connections."""
-        for connection in self._kept:
-            await connection.close()
+        while self._kept:
+            await self._kept.pop().close()
 
     async def execute(self, statement: str) -> None:
         async with self._connected() as connection:
@@ -266,8 +267,11 @@ class PostgresBackend:
     name = "postgresql"
     _numbers = count(1)
 
-    def __init__(self, cluster: Cluster, template: str = "", restore: str = "") -> None:
+    def __init__(
+        self, cluster: Cluster, warm: WarmConnections | None = None, template: str = "", restore: str = ""
+    ) -> None:
         self._cluster = cluster
+        self._warm = warm
         self._template = template
         self._reset = "; ".join((*(f"DELETE FROM {table}" for table in TABLES), restore))  # noqa: S608 - ours
         self._clean: list[PostgresStore] = []
@@ -284,7 +288,7 @@ class PostgresBackend:
     async def empty(self, folder: Path) -> AsyncIterator[PostgresStore]:
         store = await self._created()
         yield store
-        await store.disconnect()
+        await self._disconnect(store)
 
     @asynccontextmanager
     async def fresh(self, folder: Path) -> AsyncIterator[PostgresStore]:
@@ -295,7 +299,7 @@ class PostgresBackend:
             await migrated(store.url)
         yield store
         if store.altered:
-            await store.disconnect()
+            await self._disconnect(store)
         else:
             store.neighbour = None
             await store.execute(self._reset)
@@ -309,10 +313,16 @@ class PostgresBackend:
         await store.execute(
             "; ".join(("CREATE SCHEMA copy", *(f"CREATE TABLE copy.{each} AS TABLE {each}" for each in filled)))
         )
-        await store.disconnect()
+        await self._disconnect(store)
         restore = "; ".join(f"INSERT INTO {each} SELECT * FROM copy.{each}" for each in filled)  # noqa: S608 - ours
-        self._filled.append(PostgresBackend(self._cluster, store.name, restore))
+        self._filled.append(PostgresBackend(self._cluster, self._warm, store.name, restore))
         return self._filled[-1]
+
+    async def _disconnect(self, store: PostgresStore) -> None:
+        """Close all connections to a database that is not handed out again: a template must have none."""
+        await store.disconnect()
+        if self._warm is not None:
+            await self._warm.disconnect(store.name)
 
     async def _created(self, template: str = "") -> PostgresStore:
         database = f"signalbox_{next(self._numbers)}"
