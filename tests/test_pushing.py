@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lasting
 
+# What a request holds, and what becomes of its connection, has nothing to do with the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 AT_ONCE = pb.Backoff(initial_delay=seconds(0))
 
 
@@ -94,6 +97,7 @@ async def pull_after_pause(till: Client) -> list[pb.Delivery]:
     return await pull(till)
 
 
+@on_sqlite
 async def test_every_match_is_pushed_over_connections_that_are_used_again(till: Client, receiver: Receiver) -> None:
     await push_to(till, receiver.url, push={"max_in_flight": 4})
     await record(till, 60)
@@ -103,6 +107,7 @@ async def test_every_match_is_pushed_over_connections_that_are_used_again(till: 
     await settled(till, 60)
 
 
+@on_sqlite
 async def test_no_more_requests_are_in_progress_than_the_subscription_allows(till: Client, receiver: Receiver) -> None:
     now, most = 0, 0
 
@@ -131,6 +136,7 @@ async def test_matches_of_a_contact_are_pushed_one_after_another_in_that_order(
     assert receiver.positions == [1, 1, 2, 3, 4, 5]
 
 
+@on_sqlite
 async def test_two_secrets_sign_until_the_older_one_is_left_out(till: Client, receiver: Receiver) -> None:
     created = await push_to(till, receiver.url)
     assert (created.push.secret_count, list(created.push.secrets)) == (1, [])
@@ -159,6 +165,7 @@ async def test_a_secret_is_made_and_shown_once(till: Client, receiver: Receiver)
     assert [list(each.push.secrets) for each in listed.subscriptions] == [[]]
 
 
+@on_sqlite
 async def test_further_headers_are_sent_and_their_values_never_returned(till: Client, receiver: Receiver) -> None:
     headers = {"Authorization": "Bearer of-the-receiver", "X-Team": "crm"}
     created = await push_to(till, receiver.url, push={"headers": headers})
@@ -169,6 +176,7 @@ async def test_further_headers_are_sent_and_their_values_never_returned(till: Cl
     assert "of-the-receiver" not in str(await get(till))
 
 
+@on_sqlite
 async def test_a_large_match_is_pushed_whole(till: Client, receiver: Receiver) -> None:
     await till.redefine(ANYTHING)
     await push_to(till, receiver.url)
@@ -182,6 +190,7 @@ async def test_a_large_match_is_pushed_whole(till: Client, receiver: Receiver) -
 # What responses do
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("response", "failure"),
     [
@@ -247,6 +256,7 @@ async def test_a_receiver_that_is_gone_pauses_the_subscription_until_it_is_resum
     await settled(till, 3)
 
 
+@on_sqlite
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("dated", [False, True])
 async def test_nothing_is_sent_before_retry_after(till: Client, receiver: Receiver, status: int, dated: bool) -> None:
@@ -261,6 +271,7 @@ async def test_nothing_is_sent_before_retry_after(till: Client, receiver: Receiv
     assert [request.attempt for request in receiver.requests if request.position > 1] == [1, 1]
 
 
+@on_sqlite
 async def test_a_pause_that_ends_while_it_is_checked_is_over(
     till: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +290,7 @@ async def test_a_pause_that_ends_while_it_is_checked_is_over(
     await settled(till, 2)
 
 
+@on_sqlite
 async def test_nothing_is_parked_because_a_receiver_takes_fewer_requests_at_a_time(
     till: Client, receiver: Receiver
 ) -> None:
@@ -335,6 +347,7 @@ def test_retry_after_is_seconds_or_a_date_in_utc(
         time.tzset()
 
 
+@on_sqlite
 async def test_a_receiver_that_does_not_answer_in_time_has_failed(till: Client, receiver: Receiver) -> None:
     async def never(request: Received) -> bytes:
         if request.attempt == 1:
@@ -351,17 +364,22 @@ async def test_a_receiver_that_does_not_answer_in_time_has_failed(till: Client, 
 
 
 async def test_leases_last_as_long_as_the_request(till: Client, receiver: Receiver) -> None:
+    answered = asyncio.Event()
+
     async def slowly(_: Received) -> bytes:
-        await asyncio.sleep(1.6)
+        await asyncio.sleep(1.3)
+        answered.set()
         return answer()
 
     receiver.answering = slowly
     await push_to(till, receiver.url, ack_deadline=seconds(1))
     await record(till, 1)
+    await answered.wait()
     await settled(till, 1)
     assert [request.attempt for request in receiver.requests] == [1]
 
 
+@on_sqlite
 @pytest.mark.parametrize("length", ["content-length: 1000000000", "transfer-encoding: chunked"])
 async def test_a_long_body_is_cut_and_its_connection_dropped(till: Client, receiver: Receiver, length: str) -> None:
     receiver.always(f"HTTP/1.1 200 OK\r\n{length}\r\n\r\n10000\r\n".encode() + 100_000 * b"x", answer())
@@ -371,6 +389,7 @@ async def test_a_long_body_is_cut_and_its_connection_dropped(till: Client, recei
     assert [request.connection for request in receiver.requests] == [1, 2]
 
 
+@on_sqlite
 async def test_a_backlog_spends_no_attempts_while_its_receiver_is_down(
     till: Client, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +408,7 @@ async def test_a_backlog_spends_no_attempts_while_its_receiver_is_down(
     assert await parked(till) == []
 
 
+@on_sqlite
 async def test_a_connection_that_was_closed_while_idle_is_no_failed_attempt(till: Client, receiver: Receiver) -> None:
     await push_to(till, receiver.url, push={"max_in_flight": 1})
     await record(till, 1)
@@ -502,6 +522,7 @@ async def test_nothing_is_written_where_nothing_differs(till: Client, receiver: 
 # Pings
 
 
+@on_sqlite
 async def test_a_ping_is_signed_and_its_outcome_returned(till: Client, receiver: Receiver) -> None:
     await push_to(till, receiver.url, push={"paused": True})
     receiver.always(answer(), answer(500))
@@ -516,12 +537,14 @@ async def test_a_ping_is_signed_and_its_outcome_returned(till: Client, receiver:
     assert attempt.failure == "the receiver answered 500 Internal Server Error"
 
 
+@on_sqlite
 async def test_only_a_subscription_that_pushes_can_be_pinged(till: Client) -> None:
     await subscribe(till)
     refused = await refusal(till.matches.PingSubscription(pb.PingSubscriptionRequest(subscription="engine")))
     assert (refused.code, refused.reason) == (StatusCode.FAILED_PRECONDITION, "SUBSCRIPTION_DOES_NOT_PUSH")
 
 
+@on_sqlite
 async def test_the_last_requests_are_kept_newest_first(till: Client, receiver: Receiver) -> None:
     await push_to(till, receiver.url, push={"max_in_flight": 1})
     await record(till, 25)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 from structlog.testing import capture_logs
@@ -19,7 +20,7 @@ from server.background.match_retention import MatchRetention
 from server.logs.outages import Outages
 from server.model import Rules
 from server.storage.log import Head, matches, move_heads
-from server.storage.projects import insert_project
+from server.storage.projects import get_project, insert_project, match_positions
 from signalbox.v1 import automations_pb2 as runs_pb
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import (
@@ -42,7 +43,7 @@ from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     import asyncpg
     from sqlalchemy import Connection
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import PostgresStore, Store
 
+pytestmark = pytest.mark.lasting
+
 ALL = pb.ParkedSelection(all=True)
 NEVER = 3_600.0
 AT_ONCE = 0.02
@@ -61,11 +64,40 @@ AT_ONCE = 0.02
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def at_once() -> Iterator[None]:
+    """Delete as soon as a server has started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(match_pruner, "SETTLING_SECONDS", 0.0)
+        yield
+
+
+@pytest.fixture
+def served_database(service: Service) -> Database:
+    """Return the database as the shared server has opened it: SQLite's can be opened once."""
+    assert service._database is not None
+    return service._database
+
+
+@pytest_asyncio.fixture
+async def shop(service: Service, served_store: Store) -> AsyncIterator[Client]:
+    """A shop in the shared server, whose matches are the only ones."""
+    yield await service.shop()
+    await served_store.execute("DELETE FROM automation_match")
+
+
 @asynccontextmanager
-async def keeping(database_url: str, client: Client | None, seconds: float) -> AsyncIterator[Client]:
-    """Serve a database with a match retention of `seconds`. Yield a client of a new shop, or of the given one."""
-    async with serving(database_url, match_retention_seconds=seconds) as service:
-        yield await service.shop() if client is None else service.client(client.secret, client.project)
+async def deleting(database: Database, shop: Client, seconds: float) -> AsyncIterator[None]:
+    """Delete the matches of a shop as a server with a match retention of `seconds`."""
+    pk = await database.read(lambda connection: get_project(connection, shop.project).pk)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(match_pruner, "match_positions", lambda connection: match_positions(connection, [pk]))
+        pruner = MatchRetention(database, seconds, Outages())
+        pruner.start()
+        try:
+            yield
+        finally:
+            await pruner.close()
 
 
 async def kept(store: Store) -> list[int]:
@@ -120,13 +152,14 @@ async def test_matches_are_kept_forever_by_default(database_url: str, store: Sto
     assert await kept(store) == [1, 2, 3]
 
 
-async def test_old_matches_are_deleted_and_younger_ones_stay(database_url: str, store: Store) -> None:
-    async with keeping(database_url, None, NEVER) as shop:
-        await automate(shop)
-        await shop.send_all(orders(5))
-    await store.execute("UPDATE automation_match SET matched_at = position WHERE position <= 3")
-    async with keeping(database_url, shop, NEVER) as shop:
-        await kept_are(store, [4, 5])
+async def test_old_matches_are_deleted_and_younger_ones_stay(
+    served_database: Database, shop: Client, served_store: Store
+) -> None:
+    await automate(shop)
+    await shop.send_all(orders(5))
+    await served_store.execute("UPDATE automation_match SET matched_at = position WHERE position <= 3")
+    async with deleting(served_database, shop, NEVER):
+        await kept_are(served_store, [4, 5])
         found, last = await read_from(shop, EARLIEST)
         assert [each.position for each in found] == [4, 5]
         for start in (after(0), after(2), since(0), since(3)):
@@ -139,11 +172,13 @@ async def test_old_matches_are_deleted_and_younger_ones_stay(database_url: str, 
         assert match.position == 6
 
 
-async def test_a_log_without_matches_continues_at_its_end(database_url: str, store: Store) -> None:
-    async with keeping(database_url, None, AT_ONCE) as shop:
+async def test_a_log_without_matches_continues_at_its_end(
+    served_database: Database, shop: Client, served_store: Store
+) -> None:
+    async with deleting(served_database, shop, AT_ONCE):
         await automate(shop)
         await shop.send_all(orders(3))
-        await kept_are(store, [])
+        await kept_are(served_store, [])
         for start in (EARLIEST, after(3), pb.StartPoint(), since(2**52)):
             found, last = await read_from(shop, start)
             assert (found, last.position, last.head_position) == ([], 3, 3)
@@ -154,38 +189,37 @@ async def test_a_log_without_matches_continues_at_its_end(database_url: str, sto
         (delivery,) = await pull(shop, name="late", wait=5)
         assert delivery.match.position == 4
         await acknowledge(shop, "late", ack=pb.AckDeliveries(delivery_ids=[delivery.delivery_id]))
-        await kept_are(store, [])
+        await kept_are(served_store, [])
 
 
-async def test_a_cursor_expires_under_a_watcher_that_stays_behind(database_url: str, store: Store) -> None:
+async def test_a_cursor_expires_under_a_watcher_that_stays_behind(shop: Client, served_store: Store) -> None:
     """A watcher that continues gets an error instead of a gap."""
-    async with keeping(database_url, None, NEVER) as shop:
-        await shop.define("large", ANYTHING)
-        await automate(shop, "large")
-        for _ in range(20):
-            await shop.send_all([event({"text": "x" * 100_000}, name="large") for _ in range(10)])
-    async with keeping(database_url, shop, NEVER) as shop:
-        call = shop.matches.WatchMatches(pb.WatchMatchesRequest(start=EARLIEST))
-        first = await call.read()
-        assert isinstance(first, pb.WatchMatchesResponse)
-        await store.execute("UPDATE automation_match SET matched_at = 1")
-        await store.execute(
-            "INSERT INTO match_log_start (project_key, position, gone_before)"
-            " SELECT project_key, 201, 2 FROM automation_match WHERE position = 1"
-        )
-        read = [each.position for each in first.matches]
+    await shop.define("large", ANYTHING)
+    await automate(shop, "large")
+    for _ in range(20):
+        await shop.send_all([event({"text": "x" * 100_000}, name="large") for _ in range(10)])
+    call = shop.matches.WatchMatches(pb.WatchMatchesRequest(start=EARLIEST))
+    first = await call.read()
+    assert isinstance(first, pb.WatchMatchesResponse)
+    await served_store.execute("UPDATE automation_match SET matched_at = 1")
+    await served_store.execute(
+        "INSERT INTO match_log_start (project_key, position, gone_before)"
+        " SELECT project_key, 201, 2 FROM automation_match WHERE position = 1"
+    )
+    read = [each.position for each in first.matches]
 
-        async def read_on() -> None:
-            while isinstance(answer := await call.read(), pb.WatchMatchesResponse):
-                read.extend(each.position for each in answer.matches)
+    async def read_on() -> None:
+        while isinstance(answer := await call.read(), pb.WatchMatchesResponse):
+            read.extend(each.position for each in answer.matches)
 
-        assert (await expired(read_on())).metadata == {"earliest_position": "201"}
+    assert (await expired(read_on())).metadata == {"earliest_position": "201"}
     assert read == list(range(1, len(read) + 1))
     assert len(read) < 200
 
 
 async def test_the_start_of_a_log_outlives_a_restart_and_the_end_of_pruning(database_url: str, store: Store) -> None:
-    async with keeping(database_url, None, AT_ONCE) as shop:
+    async with serving(database_url, match_retention_seconds=AT_ONCE) as service:
+        shop = await service.shop()
         await automate(shop)
         await shop.send_all(orders(4))
         await kept_are(store, [])
@@ -226,7 +260,7 @@ async def test_servers_of_one_database_prune_together(database_url: str, store: 
 
 
 async def test_a_long_log_is_deleted_in_small_transactions(
-    database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+    served_database: Database, shop: Client, served_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(match_pruner, "PORTION_MATCHES", 10)
     sizes: list[int] = []
@@ -236,12 +270,11 @@ async def test_a_long_log_is_deleted_in_small_transactions(
         delete_matches(connection, project_pk, gone)
 
     monkeypatch.setattr(match_pruner, "delete_matches", delete)
-    async with keeping(database_url, None, NEVER) as shop:
-        await automate(shop)
-        await shop.send_all(orders(95))
-    await store.execute("UPDATE automation_match SET matched_at = 1")
-    async with keeping(database_url, shop, NEVER):
-        await kept_are(store, [])
+    await automate(shop)
+    await shop.send_all(orders(95))
+    await served_store.execute("UPDATE automation_match SET matched_at = 1")
+    async with deleting(served_database, shop, NEVER):
+        await kept_are(served_store, [])
     assert sizes == [10] * 9 + [5]
 
 
@@ -274,9 +307,11 @@ async def test_one_project_that_cannot_be_pruned_does_not_keep_the_others_from_i
 # Unsettled and parked matches
 
 
-async def test_an_unsettled_match_is_kept_and_deleted_once_it_is_settled(database_url: str, store: Store) -> None:
+async def test_an_unsettled_match_is_kept_and_deleted_once_it_is_settled(
+    served_database: Database, shop: Client, served_store: Store
+) -> None:
     """NoAckedLoss: unread, outstanding and retrying matches of every age."""
-    async with keeping(database_url, None, AT_ONCE) as shop:
+    async with deleting(served_database, shop, AT_ONCE):
         await automate(shop)
         await subscribe(shop)
         await shop.send_all(orders(6))
@@ -284,9 +319,9 @@ async def test_an_unsettled_match_is_kept_and_deleted_once_it_is_settled(databas
         await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids([first, third])))
         retry = pb.NackDeliveries(delivery_ids=[second.delivery_id])
         await acknowledge(shop, nacks=[retry])
-        await kept_are(store, [2, 3, 4, 5, 6])
+        await kept_are(served_store, [2, 3, 4, 5, 6])
         await asyncio.sleep(0.2)
-        assert await kept(store) == [2, 3, 4, 5, 6]
+        assert await kept(served_store) == [2, 3, 4, 5, 6]
         await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=[fourth.delivery_id]))
         settled: set[int] = set()
         while not settled >= {2, 5, 6}:
@@ -294,12 +329,14 @@ async def test_an_unsettled_match_is_kept_and_deleted_once_it_is_settled(databas
             await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(found)))
             settled.update(positions(found))
         assert settled == {2, 5, 6}
-        await kept_are(store, [])
+        await kept_are(served_store, [])
         assert (await stats(shop)).floor_position == 6
 
 
-async def test_a_parked_match_is_kept_without_keeping_others(database_url: str, store: Store) -> None:
-    async with keeping(database_url, None, AT_ONCE) as shop:
+async def test_a_parked_match_is_kept_without_keeping_others(
+    served_database: Database, shop: Client, served_store: Store
+) -> None:
+    async with deleting(served_database, shop, AT_ONCE):
         await automate(shop)
         await subscribe(shop)
         await shop.send_all(orders(5))
@@ -309,24 +346,26 @@ async def test_a_parked_match_is_kept_without_keeping_others(database_url: str, 
             ack=pb.AckDeliveries(delivery_ids=ids(deliveries[2:4])),
             nacks=[pb.NackDeliveries(delivery_ids=ids([*deliveries[:2], deliveries[4]]), action=PARK)],
         )
-        await kept_are(store, [1, 2, 5])
+        await kept_are(served_store, [1, 2, 5])
         assert [each.match for each in await parked(shop)] == [deliveries[at].match for at in (4, 1, 0)]
         assert (await read_from(shop, EARLIEST))[0] == []
         one = pb.ParkedSelection(match_ids=[deliveries[0].match.id])
         await shop.matches.DiscardParkedMatches(pb.DiscardParkedMatchesRequest(subscription="engine", selection=one))
-        await kept_are(store, [2, 5])
+        await kept_are(served_store, [2, 5])
         await shop.matches.ReplayParkedMatches(pb.ReplayParkedMatchesRequest(subscription="engine", selection=ALL))
         replayed = await pull(shop, 5)
         assert [each.match for each in replayed] == [deliveries[at].match for at in (1, 4)]
         await asyncio.sleep(0.2)
-        assert await kept(store) == [2, 5]
+        assert await kept(served_store) == [2, 5]
         assert (await stats(shop)).floor_position == 5
         await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(replayed)))
-        await kept_are(store, [])
+        await kept_are(served_store, [])
 
 
-async def test_a_subscription_that_is_deleted_holds_nothing(database_url: str, store: Store) -> None:
-    async with keeping(database_url, None, AT_ONCE) as shop:
+async def test_a_subscription_that_is_deleted_holds_nothing(
+    served_database: Database, shop: Client, served_store: Store
+) -> None:
+    async with deleting(served_database, shop, AT_ONCE):
         await automate(shop)
         await subscribe(shop, "one")
         await subscribe(shop, "two")
@@ -334,18 +373,19 @@ async def test_a_subscription_that_is_deleted_holds_nothing(database_url: str, s
         for name, expected in (("one", [1, 2, 3]), ("two", [])):
             await shop.matches.DeleteSubscription(pb.DeleteSubscriptionRequest(subscription=name))
             await asyncio.sleep(0.1)
-            await kept_are(store, expected)
+            await kept_are(served_store, expected)
 
 
-async def test_the_start_of_the_log_is_the_earliest_position_of_a_seek(database_url: str, store: Store) -> None:
-    async with keeping(database_url, None, NEVER) as shop:
-        await automate(shop)
-        await subscribe(shop)
-        await shop.send_all(orders(6))
-        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(await pull(shop))))
-    await store.execute("UPDATE automation_match SET matched_at = position WHERE position <= 3")
-    async with keeping(database_url, shop, NEVER) as shop:
-        await kept_are(store, [4, 5, 6])
+async def test_the_start_of_the_log_is_the_earliest_position_of_a_seek(
+    served_database: Database, shop: Client, served_store: Store
+) -> None:
+    await automate(shop)
+    await subscribe(shop)
+    await shop.send_all(orders(6))
+    await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(await pull(shop))))
+    await served_store.execute("UPDATE automation_match SET matched_at = position WHERE position <= 3")
+    async with deleting(served_database, shop, NEVER):
+        await kept_are(served_store, [4, 5, 6])
         before = (await stats(shop)).floor_position
         assert (await expired(seek(shop, 2))).metadata == {"earliest_position": "4"}
         assert (await expired(subscribe(shop, "late", after(0)))).metadata == {"earliest_position": "4"}
@@ -355,9 +395,11 @@ async def test_the_start_of_the_log_is_the_earliest_position_of_a_seek(database_
         assert positions(await pull(shop)) == [4, 5, 6]
 
 
-async def test_no_seek_slips_below_a_log_that_is_being_pruned(database_url: str, store: Store) -> None:
+async def test_no_seek_slips_below_a_log_that_is_being_pruned(
+    served_database: Database, shop: Client, served_store: Store
+) -> None:
     """The matches of an accepted seek are delivered, however it interleaves with retention."""
-    async with keeping(database_url, None, 0.001) as shop:
+    async with deleting(served_database, shop, 0.005):
         await automate(shop)
         await subscribe(shop)
 
@@ -371,7 +413,7 @@ async def test_no_seek_slips_below_a_log_that_is_being_pruned(database_url: str,
             assert positions(again) == list(range(place + 1, head + 1))
             if again:
                 await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(again)))
-        await kept_are(store, [])
+        await kept_are(served_store, [])
 
 
 @on_postgresql
@@ -429,14 +471,14 @@ async def blocked_by(holder: asyncpg.Connection, task: asyncio.Task[Any]) -> Non
 # Runs, explanations and repeated sends
 
 
-async def test_runs_need_no_match(database_url: str, store: Store) -> None:
-    async with keeping(database_url, None, AT_ONCE) as shop:
-        await shop.define("paid", ANYTHING)
-        await automate(shop)
-        resumed, timed_out, ended, left = [await started(shop) for _ in range(4)]
-        match_ids = [each.match_id for each in (resumed, timed_out, ended, left)]
+async def test_runs_need_no_match(served_database: Database, shop: Client, served_store: Store) -> None:
+    await shop.define("paid", ANYTHING)
+    await automate(shop)
+    resumed, timed_out, ended, left = [await started(shop) for _ in range(4)]
+    match_ids = [each.match_id for each in (resumed, timed_out, ended, left)]
+    async with deleting(served_database, shop, AT_ONCE):
         await await_event(shop, resumed)
-        await kept_are(store, [])
+        await kept_are(served_store, [])
         assert [each.match_id for each in await list_runs(shop)] == [""] * 4
         assert (await get_run(shop, left.id)).status == runs_pb.RUN_STATUS_QUEUED
         await await_event(shop, timed_out, "unheard_of", seconds=1, match_id=match_ids[1])
@@ -458,13 +500,15 @@ async def test_runs_need_no_match(database_url: str, store: Store) -> None:
         assert (await get_run(shop, resumed.id)).match_id == found[0].id
 
 
-async def test_an_event_whose_match_was_deleted_is_explained_and_repeated(database_url: str, store: Store) -> None:
-    async with keeping(database_url, None, AT_ONCE) as shop:
+async def test_an_event_whose_match_was_deleted_is_explained_and_repeated(
+    served_database: Database, shop: Client, served_store: Store
+) -> None:
+    async with deleting(served_database, shop, AT_ONCE):
         await automate(shop, entry_rule=runs_pb.ENTRY_RULE_ONCE_PER_CONTACT)
         sent = event({"order_total": 5}, key="once")
         receipt = await shop.send(sent, MATCHES)
         assert [each.kind for each in receipt.matches] == [STARTED]
-        await kept_are(store, [])
+        await kept_are(served_store, [])
         again = await shop.send(sent, MATCHES)
         assert (again.duplicate, again.event.id, again.match_count, list(again.matches)) == (
             True,
