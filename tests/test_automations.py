@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
+# Invalid requests are refused before any database is asked.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 INVALID = StatusCode.INVALID_ARGUMENT
 NOT_FOUND = (StatusCode.NOT_FOUND, "AUTOMATION_NOT_FOUND")
@@ -129,6 +131,7 @@ REFUSED: list[tuple[pb.Automation, str, str | None]] = [
 ]
 
 
+@on_sqlite
 async def test_an_invalid_field_is_refused_with_its_path(shop: Client) -> None:
     for wanted, reason, path in REFUSED:
         for validate_only in (True, False):
@@ -181,6 +184,7 @@ async def test_an_outdated_etag_changes_nothing(shop: Client) -> None:
     assert ((await get(shop, made)).name, (await get(shop, made)).state) == ("Other", ACTIVE)
 
 
+@on_sqlite
 @pytest.mark.parametrize("changes", [{"name": ""}, {"event_name": " "}])
 async def test_an_update_to_a_blank_name_is_refused(shop: Client, changes: dict[str, str]) -> None:
     made = await automate(shop)
@@ -385,6 +389,7 @@ async def test_no_text_makes_an_internal_error(shop: Client) -> None:
 # Conditions
 
 
+@on_sqlite
 async def test_a_condition_is_checked_against_the_definition_when_it_is_saved(service: Service) -> None:
     shop = await service.shop(name_case=projects_pb2.NAME_CASE_INSENSITIVE)
     refused = await refusal(automate(shop, ORDER.upper(), condition="properties.order_total > "))

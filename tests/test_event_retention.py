@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from grpc import StatusCode
 from hypothesis import given
@@ -22,11 +22,12 @@ from tests.support.automations import automate, await_event, get_run, no_longer_
 from tests.support.consumers import acknowledge, ids, pull, subscribe
 from tests.support.messages import ANYTHING, ORDER, event, orders
 from tests.support.refusals import refusal
-from tests.support.service import ADMIN_KEY, Client, serving
+from tests.support.service import ADMIN_KEY, Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from tests.support.service import Service
     from tests.support.stores import Store
 
 DAY = 86_400
@@ -34,21 +35,26 @@ FOREVER = event_definitions_pb2.EventRetention(forever=True)
 
 
 pytestmark = pytest.mark.lasting
+# Invalid periods are refused before any database is asked.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def at_once() -> Iterator[None]:
     """Delete without waiting for the next look."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(event_retention, "LOOK_SECONDS", 0.02)
-        patch.setattr(match_retention, "LOOK_SECONDS", 0.02)
+        for module in (event_retention, match_retention):
+            patch.setattr(module, "LOOK_SECONDS", 0.02)
+            patch.setattr(module, "SETTLING_SECONDS", 0.0)
         yield
 
 
-@asynccontextmanager
-async def shop_of(database_url: str) -> AsyncIterator[Client]:
-    async with serving(database_url) as service:
-        yield await service.shop()
+@pytest_asyncio.fixture
+async def shop(service: Service, served_store: Store) -> AsyncIterator[Client]:
+    """A shop in the shared server, whose events are kept for ever once its test has ended."""
+    yield await service.shop()
+    for table in ("project", "event_definition"):
+        await served_store.execute(f"UPDATE {table} SET event_retention = 0")  # noqa: S608
 
 
 async def keep(client: Client, days: int) -> projects_pb2.Project:
@@ -78,10 +84,11 @@ async def make_old(store: Store, last: int) -> None:
         await store.execute(f"UPDATE {table} SET {column} = position WHERE {position} <= {last}")  # noqa: S608
 
 
-async def kept_are(store: Store, expected: list[int], table: str = "event") -> None:
-    """Wait until the log has exactly these positions."""
+async def kept_are(store: Store, client: Client, expected: list[int], table: str = "event") -> None:
+    """Wait until the log of a project has exactly these positions."""
+    (pk,) = (row[0] for row in await store.rows("project") if row[1] == client.project)
     async with asyncio.timeout(10):
-        while sorted(row[1] for row in await store.rows(table)) != expected:  # noqa: ASYNC110 - no event to wait for
+        while sorted(row[1] for row in await store.rows(table) if row[0] == pk) != expected:  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.02)
 
 
@@ -100,80 +107,74 @@ async def listed(client: Client, **fields: object) -> list[int]:
 # Deletion
 
 
-async def test_old_events_are_deleted_and_younger_ones_stay_readable(database_url: str, store: Store) -> None:
-    async with shop_of(database_url) as shop:
-        event_id = (await shop.send_all(orders(6)))[0].receipt.event.id
-        await make_old(store, 4)
-        await keep(shop, 30)
-        await kept_are(store, [5, 6])
-        assert await listed(shop) == [6, 5]
-        assert await listed(shop, after_position=0, page_size=1) == [5, 6]
-        refused = await refusal(shop.ingest.GetEvent(event_ingest_pb2.GetEventRequest(id=event_id)))
-        assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
-        assert refused.message == f'The event "{event_id}" was deleted after its retention period'
-        await shop.send()
-        assert await listed(shop) == [7, 6, 5]
+async def test_old_events_are_deleted_and_younger_ones_stay_readable(shop: Client, served_store: Store) -> None:
+    event_id = (await shop.send_all(orders(6)))[0].receipt.event.id
+    await make_old(served_store, 4)
+    await keep(shop, 30)
+    await kept_are(served_store, shop, [5, 6])
+    assert await listed(shop) == [6, 5]
+    assert await listed(shop, after_position=0, page_size=1) == [5, 6]
+    refused = await refusal(shop.ingest.GetEvent(event_ingest_pb2.GetEventRequest(id=event_id)))
+    assert (refused.code, refused.reason) == (StatusCode.NOT_FOUND, "EVENT_NOT_FOUND")
+    assert refused.message == f'The event "{event_id}" was deleted after its retention period'
+    await shop.send()
+    assert await listed(shop) == [7, 6, 5]
 
 
-async def test_a_list_continues_after_an_event_that_was_deleted_meanwhile(database_url: str, store: Store) -> None:
-    async with shop_of(database_url) as shop:
-        await shop.send_all(orders(5))
-        request = event_ingest_pb2.ListEventsRequest(after_position=0, page_size=2)
-        request.page_token = (await shop.ingest.ListEvents(request)).next_page_token
-        await make_old(store, 3)
-        await keep(shop, 30)
-        await kept_are(store, [4, 5])
-        assert [recorded.position for recorded in (await shop.ingest.ListEvents(request)).events] == [4, 5]
+async def test_a_list_continues_after_an_event_that_was_deleted_meanwhile(shop: Client, served_store: Store) -> None:
+    await shop.send_all(orders(5))
+    request = event_ingest_pb2.ListEventsRequest(after_position=0, page_size=2)
+    request.page_token = (await shop.ingest.ListEvents(request)).next_page_token
+    await make_old(served_store, 3)
+    await keep(shop, 30)
+    await kept_are(served_store, shop, [4, 5])
+    assert [recorded.position for recorded in (await shop.ingest.ListEvents(request)).events] == [4, 5]
 
 
-async def test_the_newest_event_of_a_project_stays(database_url: str, store: Store) -> None:
-    async with shop_of(database_url) as shop:
-        await shop.send_all(orders(3))
-        await make_old(store, 3)
-        await keep(shop, 30)
-        await kept_are(store, [3])
-        await shop.send()
-        await kept_are(store, [4])
+async def test_the_newest_event_of_a_project_stays(shop: Client, served_store: Store) -> None:
+    await shop.send_all(orders(3))
+    await make_old(served_store, 3)
+    await keep(shop, 30)
+    await kept_are(served_store, shop, [3])
+    await shop.send()
+    await kept_are(served_store, shop, [4])
 
 
-async def test_a_definition_has_a_period_of_its_own(database_url: str, store: Store) -> None:
-    async with shop_of(database_url) as shop:
-        for name in ("page_viewed", "invoice_paid", "plain"):
-            await shop.define(name, ANYTHING)
-        await keep_name(shop, "page_viewed", days(7))
-        await keep_name(shop, "invoice_paid", FOREVER)
-        names = ["page_viewed", "invoice_paid", "plain", "plain"]
-        await shop.send_all([event({}, name=name) for name in names])
-        await make_old(store, 3)
-        await kept_are(store, [2, 3, 4])
-        await keep(shop, 30)
-        await kept_are(store, [2, 4])
-        await keep_name(shop, "invoice_paid", event_definitions_pb2.EventRetention())
-        await kept_are(store, [4])
+async def test_a_definition_has_a_period_of_its_own(shop: Client, served_store: Store) -> None:
+    for name in ("page_viewed", "invoice_paid", "plain"):
+        await shop.define(name, ANYTHING)
+    await keep_name(shop, "page_viewed", days(7))
+    await keep_name(shop, "invoice_paid", FOREVER)
+    names = ["page_viewed", "invoice_paid", "plain", "plain"]
+    await shop.send_all([event({}, name=name) for name in names])
+    await make_old(served_store, 3)
+    await kept_are(served_store, shop, [2, 3, 4])
+    await keep(shop, 30)
+    await kept_are(served_store, shop, [2, 4])
+    await keep_name(shop, "invoice_paid", event_definitions_pb2.EventRetention())
+    await kept_are(served_store, shop, [4])
 
 
-async def test_nothing_is_deleted_without_a_period(database_url: str, store: Store) -> None:
-    async with shop_of(database_url) as shop:
-        await shop.send_all(orders(3))
-        await make_old(store, 3)
-        await keep(shop, 0)
-        await asyncio.sleep(0.2)
-        await kept_are(store, [1, 2, 3])
+async def test_nothing_is_deleted_without_a_period(shop: Client, served_store: Store) -> None:
+    await shop.send_all(orders(3))
+    await make_old(served_store, 3)
+    await keep(shop, 0)
+    await asyncio.sleep(0.2)
+    await kept_are(served_store, shop, [1, 2, 3])
 
 
-async def test_projects_have_periods_of_their_own(database_url: str, store: Store) -> None:
-    async with serving(database_url) as service:
-        one, other = await service.shop(), await service.shop()
-        for shop in (one, other):
-            await shop.send_all(orders(2))
-        await make_old(store, 1)
-        await keep(one, 30)
-        await kept_are(store, [1, 2, 2])
-        assert await listed(other) == [2, 1]
+async def test_projects_have_periods_of_their_own(service: Service, shop: Client, served_store: Store) -> None:
+    other = await service.shop()
+    for each in (shop, other):
+        await each.send_all(orders(2))
+    await make_old(served_store, 1)
+    await keep(shop, 30)
+    await kept_are(served_store, shop, [2])
+    assert await listed(other) == [2, 1]
 
 
 async def test_a_long_log_is_deleted_in_small_transactions(
-    database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
+    shop: Client, served_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
 
@@ -183,11 +184,10 @@ async def test_a_long_log_is_deleted_in_small_transactions(
 
     monkeypatch.setattr(event_retention, "PORTION_EVENTS", 10)
     monkeypatch.setattr(event_retention, "delete_events", count)
-    async with shop_of(database_url) as shop:
-        await shop.send_all(orders(35))
-        await make_old(store, 34)
-        await keep(shop, 1)
-        await kept_are(store, [35])
+    await shop.send_all(orders(35))
+    await make_old(served_store, 34)
+    await keep(shop, 1)
+    await kept_are(served_store, shop, [35])
     assert sizes == [10, 10, 10, 4]
 
 
@@ -195,60 +195,57 @@ async def test_a_long_log_is_deleted_in_small_transactions(
 
 
 async def test_an_event_is_kept_until_its_match_is_settled_and_then_deleted_with_it(
-    database_url: str, store: Store
+    shop: Client, served_store: Store
 ) -> None:
-    async with shop_of(database_url) as shop:
-        await automate(shop)
-        await subscribe(shop)
-        await shop.send_all(orders(4))
-        await make_old(store, 3)
-        await keep(shop, 30)
-        first, second = await pull(shop, 2)
-        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids([first])))
-        await kept_are(store, [2, 3, 4])
-        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids([second])))
-        deliveries = await pull(shop, 2)
-        assert [delivery.match.event.properties["order_total"] for delivery in deliveries] == [2, 3]
-        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(deliveries)))
-        await kept_are(store, [4])
-        await kept_are(store, [4], "automation_match")
+    await automate(shop)
+    await subscribe(shop)
+    await shop.send_all(orders(4))
+    await make_old(served_store, 3)
+    await keep(shop, 30)
+    first, second = await pull(shop, 2)
+    await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids([first])))
+    await kept_are(served_store, shop, [2, 3, 4])
+    await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids([second])))
+    deliveries = await pull(shop, 2)
+    assert [delivery.match.event.properties["order_total"] for delivery in deliveries] == [2, 3]
+    await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(deliveries)))
+    await kept_are(served_store, shop, [4])
+    await kept_are(served_store, shop, [4], "automation_match")
 
 
-async def test_an_event_whose_name_has_a_period_is_kept_as_long_as_its_match(database_url: str, store: Store) -> None:
-    async with shop_of(database_url) as shop:
-        await automate(shop)
-        await shop.send_all(orders(3))
-        await make_old(store, 2)
-        await keep_name(shop, ORDER, days(7))
-        await asyncio.sleep(0.2)
-        await kept_are(store, [1, 2, 3])
-        await store.execute("DELETE FROM automation_match WHERE event_position = 1")
-        await kept_are(store, [2, 3])
+async def test_an_event_whose_name_has_a_period_is_kept_as_long_as_its_match(shop: Client, served_store: Store) -> None:
+    await automate(shop)
+    await shop.send_all(orders(3))
+    await make_old(served_store, 2)
+    await keep_name(shop, ORDER, days(7))
+    await asyncio.sleep(0.2)
+    await kept_are(served_store, shop, [1, 2, 3])
+    await served_store.execute("DELETE FROM automation_match WHERE event_position = 1")
+    await kept_are(served_store, shop, [2, 3])
 
 
 async def test_the_event_of_a_waiting_run_is_kept_until_the_run_waits_no_longer(
-    database_url: str, store: Store
+    shop: Client, served_store: Store
 ) -> None:
-    async with shop_of(database_url) as shop:
-        await automate(shop)
-        await subscribe(shop)
-        run = await started(shop)
-        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(await pull(shop))))
-        await await_event(shop, run, "never", timeout=Duration(seconds=3_600))
-        await shop.define("plain", ANYTHING)
-        await shop.send_all([event({}, name="plain")])
-        await make_old(store, 1)
-        await keep(shop, 30)
-        await kept_are(store, [], "automation_match")
-        await kept_are(store, [1, 2])
-        await store.execute("UPDATE run SET timeout_at = 1")
-        await no_longer_waiting(shop, run)
-        (timeout,) = await pull(shop, wait=5)
-        assert timeout.match.event.position == 1
-        await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids([timeout])))
-        await store.execute("UPDATE automation_match SET matched_at = 1")
-        await kept_are(store, [2])
-        assert (await get_run(shop, run.id)).event_id == ""
+    await automate(shop)
+    await subscribe(shop)
+    run = await started(shop)
+    await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids(await pull(shop))))
+    await await_event(shop, run, "never", timeout=Duration(seconds=3_600))
+    await shop.define("plain", ANYTHING)
+    await shop.send_all([event({}, name="plain")])
+    await make_old(served_store, 1)
+    await keep(shop, 30)
+    await kept_are(served_store, shop, [], "automation_match")
+    await kept_are(served_store, shop, [1, 2])
+    await served_store.execute("UPDATE run SET timeout_at = 1")
+    await no_longer_waiting(shop, run)
+    (timeout,) = await pull(shop, wait=5)
+    assert timeout.match.event.position == 1
+    await acknowledge(shop, ack=pb.AckDeliveries(delivery_ids=ids([timeout])))
+    await served_store.execute("UPDATE automation_match SET matched_at = 1")
+    await kept_are(served_store, shop, [2])
+    assert (await get_run(shop, run.id)).event_id == ""
 
 
 # Reading
@@ -291,23 +288,23 @@ class _Row:
         self.position, self.received_at = position, received_at
 
 
-async def test_times_of_receipt_are_found_beside_deleted_events(database_url: str, store: Store) -> None:
-    async with shop_of(database_url) as shop:
-        await shop.define("plain", ANYTHING)
-        await keep_name(shop, "plain", days(7))
-        await shop.send_all([event({}, name="plain") if number % 2 else each for number, each in enumerate(orders(9))])
-        await make_old(store, 8)
-        await kept_are(store, [1, 3, 5, 7, 9])
-        everything = [(start, end) for start in range(10) for end in range(start, 10)]
-        for start, end in everything:
-            expected = [position for position in (7, 5, 3, 1) if start <= position < end]
-            bounds = {"received_from": {"nanos": start * 1_000}, "received_until": {"nanos": end * 1_000}}
-            assert await listed(shop, **bounds) == expected
+async def test_times_of_receipt_are_found_beside_deleted_events(shop: Client, served_store: Store) -> None:
+    await shop.define("plain", ANYTHING)
+    await keep_name(shop, "plain", days(7))
+    await shop.send_all([event({}, name="plain") if number % 2 else each for number, each in enumerate(orders(9))])
+    await make_old(served_store, 8)
+    await kept_are(served_store, shop, [1, 3, 5, 7, 9])
+    # The two bounds are looked up each for itself.
+    for start, end in [*((0, end) for end in range(10)), *((start, 9) for start in range(1, 10)), (4, 4)]:
+        expected = [position for position in (7, 5, 3, 1) if start <= position < end]
+        bounds = {"received_from": {"nanos": start * 1_000}, "received_until": {"nanos": end * 1_000}}
+        assert await listed(shop, **bounds) == expected
 
 
 # Settings
 
 
+@on_sqlite
 @pytest.mark.parametrize(("seconds", "nanos"), [(0, 999_999_000), (-1, 0), (36_500 * DAY + 1, 0), (2**62, 0), (1, -1)])
 async def test_a_period_is_from_one_second_to_a_hundred_years(shop: Client, seconds: int, nanos: int) -> None:
     period = Duration(seconds=seconds, nanos=nanos)

@@ -215,6 +215,7 @@ async def test_costly_conditions_hold_up_nobody_else(service: Service, shop: Cli
     assert await costly.positions() == []
 
 
+@on_sqlite
 @pytest.mark.parametrize("mode", [ALL_OR_NOTHING, INDEPENDENT])
 async def test_a_batch_within_the_limits_is_stored_with_what_is_not_considered(
     service: Service, mode: event_ingest_pb2.BatchMode.ValueType
@@ -240,6 +241,7 @@ async def test_a_costly_event_sees_the_contact_and_the_automations_as_they_are(s
     assert [len(receipt.matches) for receipt in receipts] == [0, 4, 5, 4]
 
 
+@on_sqlite
 async def test_matches_of_a_transaction_are_limited(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (matcher, matching, pre_evaluation):
         monkeypatch.setattr(module, "EVENT_MATCHES", 4)
@@ -337,6 +339,7 @@ COSTLY = "contact.properties.items.all(a, contact.properties.items.all(b, a + b 
 """Takes 50,000 steps on a contact with a hundred items, which the size of a request does not tell."""
 
 
+@on_sqlite
 async def test_a_batch_that_needs_more_room_than_it_has_is_deferred_and_stored_in_its_order(service: Service) -> None:
     """What conditions cost on properties of contacts is known only in the transaction."""
     client = await service.project()
