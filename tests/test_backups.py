@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import threading
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,6 @@ from tests.support.service import serving as served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.stores import Backend, Store
 
@@ -41,12 +41,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def new_backup(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the backup of a new database, to be copied."""
+    folder = tmp_path_factory.mktemp("backup")
+    with serving(folder) as running:
+        assert running("backup", f"{folder}/backup.db").code == 0
+    return folder / "backup.db"
+
+
 @pytest.fixture
-def backup(tmp_path: Path) -> Path:
-    """Return the backup of a new database."""
-    with serving(tmp_path) as running:
-        assert running("backup", f"{tmp_path}/backup.db").code == 0
-    return tmp_path / "backup.db"
+def backup(new_backup: Path, tmp_path: Path) -> Path:
+    """Return a backup of a new database, to be spoiled."""
+    return Path(shutil.copy(new_backup, tmp_path))
 
 
 def positions(file: Path) -> list[int]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
+# Invalid requests are refused before any database is asked.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
 TOTAL_ONLY = schema(order_total="number")
@@ -100,12 +102,14 @@ async def test_of_two_concurrent_definitions_of_one_name_one_is_refused(service:
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AioRpcError", "EventDefinition"]
 
 
+@on_sqlite
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 256, "signalbox:internal"])
 async def test_a_bad_name_is_refused_at_its_field(shop: Client, name: str) -> None:
     refused = await refusal(shop.define(name))
     assert (refused.code, refused.violations) == (StatusCode.INVALID_ARGUMENT, (("name", "INVALID_NAME"),))
 
 
+@on_sqlite
 async def test_a_description_has_at_most_2000_characters(shop: Client) -> None:
     await shop.define("long", description="x" * 2_000)
     refused = await refusal(shop.define("longer", description="x" * 2_001))
@@ -113,6 +117,7 @@ async def test_a_description_has_at_most_2000_characters(shop: Client) -> None:
     assert refused.violations == (("description", "INVALID_DESCRIPTION"),)
 
 
+@on_sqlite
 async def test_an_invalid_schema_is_refused_with_the_path_of_each_violation(shop: Client) -> None:
     wrong = pb.Schema(properties=[pb.Property(type=pb.PROPERTY_TYPE_STRING), pb.Property(name="a")])
     refused = await refusal(shop.define("other", wrong))

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from tests.support.stores import Backend
 
 pytestmark = pytest.mark.lasting
+# Messages are read before any database is asked.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 P, T = Property, PropertyType
 
@@ -145,6 +147,7 @@ async def test_the_message_of_an_old_revision_is_validated_by_the_latest(maker: 
     assert MessageToDict(receipt.event.properties) == {"order total": "5", "lines": [], "currency": "EUR"}
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("data", "path", "reason"),
     [
@@ -161,6 +164,7 @@ async def test_a_message_that_cannot_be_read_is_refused(maker: Client, data: byt
     assert (refused.code, refused.violations) == (StatusCode.INVALID_ARGUMENT, ((path, reason),))
 
 
+@on_sqlite
 async def test_a_value_that_no_payload_has_is_refused_at_its_path(maker: Client) -> None:
     message: Any = typed("rich", layout_of(RICH), {"lines": [{}, {"n": float("nan")}]})
     refused = await refusal(maker.send(typed_event(message.SerializeToString())))
@@ -174,6 +178,7 @@ async def test_a_value_that_no_payload_has_is_refused_at_its_path(maker: Client)
     assert refused.violations == (("properties.customer.since", "INVALID_TIMESTAMP"),)
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("payload", "path", "reason"),
     [
@@ -188,6 +193,7 @@ async def test_the_budgets_of_payloads_hold(maker: Client, payload: dict[str, An
     assert refused.violations == ((path, reason),)
 
 
+@on_sqlite
 async def test_a_message_that_is_nested_too_deep_is_refused(maker: Client) -> None:
     deep: dict[str, Any] = {}
     for _ in range(30):
@@ -201,6 +207,7 @@ async def test_a_message_that_is_nested_too_deep_is_refused(maker: Client) -> No
         assert [reason for _, reason in refused.violations] == ["TOO_DEEP"]
 
 
+@on_sqlite
 async def test_properties_come_in_one_way(maker: Client) -> None:
     both = typed_event(rich(PAYLOAD))
     both.properties.SetInParent()
@@ -208,6 +215,7 @@ async def test_properties_come_in_one_way(maker: Client) -> None:
     assert refused.violations == (("typed_properties", "INVALID_ARGUMENT"),)
 
 
+@on_sqlite
 async def test_more_revisions_are_read_than_readers_are_kept(maker: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.rpc.messages.typed_properties.MAX_READERS", 1)
     less = Schema(RICH.properties[:-1])
@@ -218,6 +226,7 @@ async def test_more_revisions_are_read_than_readers_are_kept(maker: Client, monk
         assert [each.WhichOneof("outcome") for each in results] == ["receipt", "receipt"]
 
 
+@on_sqlite
 @pytest.mark.parametrize("revision", [0, -1, 2])
 async def test_a_revision_that_does_not_exist_is_not_found(maker: Client, revision: int) -> None:
     refused = await refusal(maker.send(typed_event(b"", revision)))

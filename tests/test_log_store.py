@@ -16,6 +16,7 @@ from server.storage import event_history as history
 from server.storage import events as store
 from server.storage import log
 from server.storage.contacts import erase_contact, find_contact, insert_contact
+from server.storage.database import open_database
 from server.storage.event_history import NameRange
 from server.storage.event_pages import list_events
 from server.storage.events import EventFilter
@@ -23,12 +24,13 @@ from server.storage.log import Head, lock_heads, move_heads
 from server.storage.projects import insert_project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
     from sqlalchemy import Connection
 
     from server.model import Event
     from server.storage.database import Database
+    from tests.support.stores import Store
 
 T = TypeVar("T")
 
@@ -90,7 +92,16 @@ class Log:
 
 @pytest_asyncio.fixture
 async def recorded(database: Database) -> Log:
+    """A log that its test may change."""
     return await Log(database).fill()
+
+
+@pytest_asyncio.fixture(scope="module")
+async def read_only(lasting_store: Store) -> AsyncIterator[Log]:
+    """A log that no test changes."""
+    database = await open_database(lasting_store.url)
+    yield await Log(database).fill()
+    await database.close()
 
 
 def positions(found: Iterable[Event]) -> list[int]:
@@ -100,28 +111,28 @@ def positions(found: Iterable[Event]) -> list[int]:
 # Single events
 
 
-async def test_an_event_is_found_by_its_whole_id_in_its_own_project(recorded: Log) -> None:
-    event = await recorded.event(2)
-    assert await recorded.do(store.get_event, recorded.project, event.id) == event
-    (stranger,) = (await recorded.do(store.events_at, recorded.other, [2])).values()
+async def test_an_event_is_found_by_its_whole_id_in_its_own_project(read_only: Log) -> None:
+    event = await read_only.event(2)
+    assert await read_only.do(store.get_event, read_only.project, event.id) == event
+    (stranger,) = (await read_only.do(store.events_at, read_only.other, [2])).values()
     for unknown in (stranger.id, "", event.id[:-1] + ("0" if event.id[-1] != "0" else "1")):
         with pytest.raises(EventNotFound):
-            await recorded.do(store.get_event, recorded.project, unknown)
+            await read_only.do(store.get_event, read_only.project, unknown)
 
 
-async def test_what_was_stored_is_read(recorded: Log) -> None:
-    event = await recorded.event(3)
+async def test_what_was_stored_is_read(read_only: Log) -> None:
+    event = await read_only.event(3)
     facts = (event.name, event.definition_id, event.revision, event.contact_id, event.email, event.properties)
     assert facts == ("paid", "d", 3, f"own-{BOB}", BOB, {"n": 3})
     assert (event.occurred_at, event.received_at, event.match_count, event.ignore_case) == (15, 20, 0, True)
     assert event.coercions == (Coercion("properties.n", CoercionKind.CONVERTED, "1", 1),)
-    without = await recorded.event(4)
+    without = await read_only.event(4)
     assert (without.contact_id, without.email, without.contact_deleted, without.ignore_case) == ("", ADA, False, False)
 
 
-async def test_parts_of_events_are_read_by_position(recorded: Log) -> None:
+async def test_parts_of_events_are_read_by_position(read_only: Log) -> None:
     async def read(reading: Callable[..., T]) -> T:
-        return await recorded.do(reading, recorded.project, [2, 4, 99])
+        return await read_only.do(reading, read_only.project, [2, 4, 99])
 
     events = await read(store.events_at)
     assert events.keys() == {2, 4}
@@ -131,8 +142,8 @@ async def test_parts_of_events_are_read_by_position(recorded: Log) -> None:
     assert await read(store.event_sizes) == {2: size, 4: size}
 
 
-async def test_events_are_found_by_idempotency_key_in_their_own_project(recorded: Log) -> None:
-    found = await recorded.do(store.events_by_idempotency_key, recorded.project, ["k2", "o3", "x"])
+async def test_events_are_found_by_idempotency_key_in_their_own_project(read_only: Log) -> None:
+    found = await read_only.do(store.events_by_idempotency_key, read_only.project, ["k2", "o3", "x"])
     assert {key: (fingerprint, event.position) for key, (fingerprint, event) in found.items()} == {"k2": ("of-k2", 2)}
 
 
@@ -173,29 +184,29 @@ async def test_an_erased_contact_leaves_no_address_in_its_own_projects_log(recor
         (EventFilter(email=ADA, received_from=20, received_until=40), [5, 4, 2]),
     ],
 )
-async def test_events_are_listed_from_both_ends(recorded: Log, wanted: EventFilter, expected: list[int]) -> None:
-    assert await recorded.listed(wanted) == (expected, False)
+async def test_events_are_listed_from_both_ends(read_only: Log, wanted: EventFilter, expected: list[int]) -> None:
+    assert await read_only.listed(wanted) == (expected, False)
     oldest_first = expected[::-1]
-    assert await recorded.listed(wanted, after=0) == (oldest_first, False)
+    assert await read_only.listed(wanted, after=0) == (oldest_first, False)
     if len(expected) > 1:
-        assert await recorded.listed(wanted, len(expected), before=None) == (expected, False)
-        assert await recorded.listed(wanted, len(expected) - 1) == (expected[:-1], True)
-        assert await recorded.listed(wanted, before=expected[0]) == (expected[1:], False)
-        assert await recorded.listed(wanted, after=oldest_first[0]) == (oldest_first[1:], False)
-        assert await recorded.listed(wanted, 1, after=oldest_first[0]) == (oldest_first[1:2], len(expected) > 2)
+        assert await read_only.listed(wanted, len(expected), before=None) == (expected, False)
+        assert await read_only.listed(wanted, len(expected) - 1) == (expected[:-1], True)
+        assert await read_only.listed(wanted, before=expected[0]) == (expected[1:], False)
+        assert await read_only.listed(wanted, after=oldest_first[0]) == (oldest_first[1:], False)
+        assert await read_only.listed(wanted, 1, after=oldest_first[0]) == (oldest_first[1:2], len(expected) > 2)
 
 
-async def test_a_time_is_the_first_position_received_then_or_later(recorded: Log) -> None:
-    found = [await recorded.do(store.position_at, recorded.project, time) for time in (0, 10, 11, 20, 21, 40, 41)]
+async def test_a_time_is_the_first_position_received_then_or_later(read_only: Log) -> None:
+    found = [await read_only.do(store.position_at, read_only.project, time) for time in (0, 10, 11, 20, 21, 40, 41)]
     assert found == [1, 1, 2, 2, 5, 6, 7]
 
 
 # A definition's traffic, and a range to test it on
 
 
-async def test_a_range_of_a_name_is_not_changed_by_later_events(recorded: Log) -> None:
+async def test_a_range_of_a_name_is_not_changed_by_later_events(read_only: Log) -> None:
     async def found(wanted: EventFilter, newest: int = 0) -> NameRange:
-        return await recorded.do(history.name_range, recorded.project, wanted, newest)
+        return await read_only.do(history.name_range, read_only.project, wanted, newest)
 
     paid = EventFilter(name="paid")
     assert await found(paid) == NameRange("paid", 1, 7, 4, 6)
@@ -205,14 +216,14 @@ async def test_a_range_of_a_name_is_not_changed_by_later_events(recorded: Log) -
     assert await found(EventFilter(name="x")) == NameRange("x", 7, 7, 0, 6)
 
 
-async def test_recorded_payloads_are_read_after_a_position(recorded: Log) -> None:
+async def test_recorded_payloads_are_read_after_a_position(read_only: Log) -> None:
     within = NameRange("paid", 1, 6, 3, 6)
-    payloads = await recorded.do(history.recorded_payloads, recorded.project, within, 0, 10)
+    payloads = await read_only.do(history.recorded_payloads, read_only.project, within, 0, 10)
     assert [payload.position for payload in payloads] == [1, 3, 4]
     assert [payload.sent() for payload in payloads[:2]] == [{"n": "1"}] * 2
-    assert (payloads[1].id, payloads[1].revision) == ((await recorded.event(3)).id, 3)
+    assert (payloads[1].id, payloads[1].revision) == ((await read_only.event(3)).id, 3)
     for after, limit, expected in ((1, 10, [3, 4]), (3, 10, [4]), (0, 2, [1, 3]), (4, 10, [])):
-        page = await recorded.do(history.recorded_payloads, recorded.project, within, after, limit)
+        page = await read_only.do(history.recorded_payloads, read_only.project, within, after, limit)
         assert [payload.position for payload in page] == expected
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client
 
 NETWORKS = ("--push-networks", "127.0.0.0/8", "--grace", "1")
-LIVES = ("stopped", "killed", "killed", "last")
+LIVES = ("stopped", "killed", "last")
 
 takes_long = pytest.mark.timeout(SECONDS * 2 + 120)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
     from tests.support.stores import Store
 
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 AT_ONCE = pb.Backoff(initial_delay=seconds(0))
 NETWORKS = ("--push-networks", "127.0.0.0/8")
@@ -249,6 +250,7 @@ async def test_a_server_that_stops_waits_a_little_for_responses_and_returns_the_
     assert [each.status for each in attempts] == [200, 0, 200]  # the request that was cut off had no response
 
 
+@on_sqlite
 async def test_an_address_that_is_no_longer_allowed_is_not_connected_to(store: Store, receiver: Receiver) -> None:
     async with serving(store.url, push_networks=LOOPBACK) as service:
         shop = await till(service)
@@ -264,7 +266,7 @@ async def test_an_address_that_is_no_longer_allowed_is_not_connected_to(store: S
     assert receiver.connections == 0
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_receivers_that_hang_hold_up_no_other_subscription(store: Store, receiver: Receiver) -> None:
     async def never(_: Received) -> bytes:
         await asyncio.sleep(60)
@@ -287,7 +289,7 @@ async def test_receivers_that_hang_hold_up_no_other_subscription(store: Store, r
             await settled(client, (await stats(client, "quick")).head_position, "quick")
 
 
-@pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+@on_sqlite
 async def test_a_receiver_that_does_not_answer_gets_one_request_at_a_time(store: Store, receiver: Receiver) -> None:
     now, most = 0, 0
 

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# What waits in the queue has not met the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
@@ -65,6 +68,7 @@ async def pipeline(database: Database) -> AsyncIterator[IngestPipeline]:
         await first
 
 
+@on_sqlite
 async def test_all_queued_batches_go_into_one_commit(pipeline: IngestPipeline) -> None:
     waiting = [pipeline.begin(drafts(name=f"waiting_{number}")) for number in range(10)]
     await asyncio.sleep(0.01)
@@ -74,6 +78,7 @@ async def test_all_queued_batches_go_into_one_commit(pipeline: IngestPipeline) -
     assert await pipeline.stored() == ["first", *(f"waiting_{number}" for number in range(10))]
 
 
+@on_sqlite
 async def test_a_full_queue_refuses_further_batches_and_stores_nothing_of_them(
     pipeline: IngestPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +97,7 @@ async def test_a_full_queue_refuses_further_batches_and_stores_nothing_of_them(
     assert await pipeline.stored() == ["first", *["page_viewed"] * 10, "later"]
 
 
+@on_sqlite
 async def test_queued_events_are_counted(pipeline: IngestPipeline) -> None:
     waiting = pipeline.metrics.registry.get_sample_value
     assert waiting("signalbox_queue_events") == 0
@@ -105,6 +111,7 @@ async def test_queued_events_are_counted(pipeline: IngestPipeline) -> None:
     assert waiting("signalbox_queue_events") == 0
 
 
+@on_sqlite
 async def test_a_batch_larger_than_the_queue_is_accepted_when_the_queue_is_empty(pipeline: IngestPipeline) -> None:
     large = pipeline.begin(drafts(50))
     await asyncio.sleep(0.01)
@@ -113,6 +120,7 @@ async def test_a_batch_larger_than_the_queue_is_accepted_when_the_queue_is_empty
     assert len(await pipeline.stored()) == 51
 
 
+@on_sqlite
 async def test_a_batch_whose_caller_is_cancelled_in_the_queue_is_not_stored(pipeline: IngestPipeline) -> None:
     given_up, kept = pipeline.begin(drafts(3, "given_up")), pipeline.begin(drafts(3, "kept"))
     await asyncio.sleep(0.01)
@@ -160,6 +168,7 @@ async def test_a_batch_that_the_database_refuses_does_not_fail_its_group(
     assert [entry["event"] for entry in logs] == ["commit_failed"]
 
 
+@on_sqlite
 async def test_after_a_large_group_a_commit_waits_for_all_of_its_senders_but_one(
     pipeline: IngestPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +187,7 @@ async def test_after_a_large_group_a_commit_waits_for_all_of_its_senders_but_one
         await pipeline.send(drafts())
 
 
+@on_sqlite
 async def test_senders_that_do_not_come_are_not_waited_for(pipeline: IngestPipeline) -> None:
     group = [pipeline.begin(drafts()) for _ in range(5)]
     await asyncio.sleep(0.01)
@@ -416,6 +426,7 @@ async def narrow(database_url: str, queue_events: int) -> AsyncIterator[Client]:
         yield shop
 
 
+@on_sqlite
 async def test_a_refused_sender_gets_a_retry_delay(database_url: str, store: Store) -> None:
     async with narrow(database_url, queue_events=2) as shop:
         async with store.held():
@@ -430,6 +441,7 @@ async def test_a_refused_sender_gets_a_retry_delay(database_url: str, store: Sto
         assert await shop.positions() == [1, 2, 3, 4]
 
 
+@on_sqlite
 @pytest.mark.parametrize("queue_events", [1, 4])
 async def test_a_stream_waits_where_a_sender_is_refused(database_url: str, store: Store, queue_events: int) -> None:
     async with narrow(database_url, queue_events) as shop:
@@ -478,6 +490,7 @@ async def test_a_server_that_stops_stores_what_waits_and_answers_it(database_url
     assert len(await store.rows("event")) == 50
 
 
+@on_sqlite
 async def test_conditions_that_fail_are_counted_after_the_commit(database: Database) -> None:
     async with ingest_pipeline_over(GatedDatabase(database)) as counting:
         for condition in ("properties.missing == 1.0", "7 / 0 > 1", 'properties.text == ""'):

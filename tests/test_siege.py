@@ -32,7 +32,7 @@ RESIDENT = Resident(100, 1_124, 356, 2.0)
 async def test_a_neighbour_is_served_while_the_server_is_attacked(database: str, rows: str) -> None:
     if database == "postgresql" and find_binaries() is None:
         pytest.skip("PostgreSQL is not installed: neither initdb on the PATH nor /usr/lib/postgresql/*/bin")
-    words = ["--short", "--rows", rows, "--database", database]
+    words = ["--short", "--seconds", "0.7", "--alone", "0.5", "--rows", rows, "--database", database]
     environment = os.environ | forker.shared()
     code, out, err = await asyncio.to_thread(
         forker.run, words, environment, ROOT, stdin="", timeout=300, module="tests.siege"

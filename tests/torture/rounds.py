@@ -34,7 +34,7 @@ from tests.support.history import (
 from tests.support.push_player import PushPlayer
 from tests.support.receiver import SECRET, receiving
 from tests.support.recorders import Consumer, Operator, Watcher
-from tests.torture.bystanders import SlowReader, frozen_consumer
+from tests.torture.bystanders import Inspector, SlowReader, frozen_consumer
 from tests.torture.checks import CHECKS, Evidence
 from tests.torture.databases import fresh_database
 from tests.torture.journal import StoredEvent
@@ -192,7 +192,7 @@ async def playing(world: TortureWorld, receivers: Sequence[PushPlayer]) -> Async
         if not name.startswith("pushed")
         for number, window in enumerate((5, 50))
     ]
-    players += [Operator(world), SlowReader(world), *receivers]
+    players += [Inspector(world), SlowReader(world), *receivers]
     async with asyncio.TaskGroup() as tasks:
         world.players = [tasks.create_task(player.run(), name=type(player).__name__) for player in players]
         try:
@@ -282,7 +282,7 @@ async def all_read(world: TortureWorld) -> None:
             if positions != reached:
                 reached = positions
                 patience.reschedule(asyncio.get_running_loop().time() + STALL_SECONDS)
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
 
 
 def last_answers(history: History) -> list[Answered]:
