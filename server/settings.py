@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
+    from pathlib import Path
 
 DEFAULT_GRPC = "127.0.0.1:50051"
 DEFAULT_HTTP = "127.0.0.1:8080"
@@ -64,10 +64,3 @@ class Settings:
     log_calls: int = 0
     otel: bool = False
     push_networks: tuple[IPv4Network | IPv6Network, ...] = ()
-
-
-def admin_key_file(database: str) -> Path:
-    """Where the admin key of a database is kept: beside an SQLite file, else in the working folder."""
-    if database.startswith("sqlite:///"):
-        return Path(database.removeprefix("sqlite:///") + ".admin-key")
-    return Path("signalbox.admin-key")

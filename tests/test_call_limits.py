@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from server.api import open_services
+from server.api import health_and_reflection
 from server.rpc import call_limits
 from server.storage import connection_turns
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
@@ -105,8 +105,8 @@ async def test_messages_that_do_not_arrive_leave_room_for_another_project(
 async def test_messages_of_services_without_a_key_arrive_at_once(
     service: Service, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_services, "MESSAGE_SECONDS", 0.2)
-    monkeypatch.setattr(open_services, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(health_and_reflection, "MESSAGE_SECONDS", 0.2)
+    monkeypatch.setattr(health_and_reflection, "IDLE_SECONDS", 0.2)
     async with raw_connection(service.address) as connection, asyncio.timeout(10):
         stream = await connection.open(method)
         await connection.send(stream, message_head(15 << 20) + bytes(UNREAD))
@@ -248,7 +248,7 @@ async def test_streams_beyond_a_projects_share_are_refused(database_url: str, mo
 async def test_watches_of_health_are_bounded_and_checks_are_answered(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_services, "MAX_WATCHES", 3)
+    monkeypatch.setattr(health_and_reflection, "MAX_WATCHES", 3)
     channel: Any = service.channel
     watches = [channel.unary_stream(WATCH)(b"") for _ in range(3)]
     for each in watches:

@@ -15,7 +15,7 @@ from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import bounded_pages, coercion, json_values, names, schema, store
 from server import paging
-from server.api import open_services
+from server.api import health_and_reflection
 from server.api import server as grpc_server
 from server.audit import audited_changes
 from server.auth import access
@@ -126,10 +126,10 @@ LIMITS = {
         f"{number(call_limits.MAX_WAITING_CALLS)}, for {seconds(call_limits.WAITING_SECONDS)}"
     ),
     "gRPC: open streams, shared by projects": number(call_limits.MAX_STREAMS),
-    "gRPC: watches of health": number(open_services.MAX_WATCHES),
-    "gRPC: streams of reflection": number(open_services.MAX_REFLECTIONS),
-    "gRPC: a message for health or reflection": size(open_services.MAX_BYTES),
-    "gRPC: time for a message for health to arrive": seconds(open_services.MESSAGE_SECONDS),
+    "gRPC: watches of health": number(health_and_reflection.MAX_WATCHES),
+    "gRPC: streams of reflection": number(health_and_reflection.MAX_REFLECTIONS),
+    "gRPC: a message for health or reflection": size(health_and_reflection.MAX_BYTES),
+    "gRPC: time for a message for health to arrive": seconds(health_and_reflection.MESSAGE_SECONDS),
     "gRPC: large messages that arrive, shared by projects": (
         f"{call_limits._LEAST_ARRIVING} to {call_limits._MOST_ARRIVING}, by the memory"
     ),

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from server.auth import admin_key
 from server.cli.commands.serve import serve
-from server.settings import Settings, admin_key_file
+from server.settings import Settings
 
 DEFAULTS: dict[str, Any] = {
     "grpc": "127.0.0.1:50051",
@@ -75,4 +76,4 @@ def test_the_command_has_the_defaults_of_the_settings(monkeypatch: pytest.Monkey
     ],
 )
 def test_the_admin_key_is_kept_beside_the_database(database: str, file: str) -> None:
-    assert admin_key_file(database) == Path(file)
+    assert admin_key.file_of(database) == Path(file)

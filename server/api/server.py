@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from server.api.accepting import accepting_server
 from server.api.connections import close_connections
+from server.api.health_and_reflection import KeylessServices
 from server.api.interceptor import method_handlers
-from server.api.open_services import OpenServices
 from server.api.tls import server_credentials
 from server.process.runtime import raise_file_limit
 from server.rpc.call_limits import MAX_MESSAGE_BYTES
@@ -93,11 +93,11 @@ class GrpcServer:
     def __init__(self, calls: Calls, servicers: Mapping[str, object]) -> None:
         self._calls = calls.open_calls
         self._port = 0
-        open_services = OpenServices(self._calls, calls.metrics)
-        self._health = open_services.health
+        keyless = KeylessServices(self._calls, calls.metrics)
+        self._health = keyless.health
         handlers = {
             service.full_name: method_handlers(service, servicers.get(service.name), calls) for service in SERVICES
-        } | open_services.handlers()
+        } | keyless.handlers()
         self._server = accepting_server(handlers, _options())
 
     async def start(self, address: str, tls: Tls | None) -> str:

@@ -23,7 +23,6 @@ from server.services.definitions import Definitions
 from server.services.demo import make_demo
 from server.services.projects import Projects
 from server.services.runs import Runs
-from server.settings import admin_key_file
 from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ async def managing(settings: Settings, storage: Storage, metrics: Metrics) -> As
 
 
 async def _access(settings: Settings, database: Database) -> Access:
-    given = settings.admin_key
-    secret = admin_key.check_strength(given) if given else admin_key.read_or_make(admin_key_file(settings.database))
+    given, file = settings.admin_key, admin_key.file_of(settings.database)
+    secret = admin_key.check_strength(given) if given else admin_key.read_or_make(file)
     page_secret = await database.write(partial(read_or_make_secret, name=PAGE_TOKENS))
     return Access(database, secret, page_secret, demo=settings.demo)

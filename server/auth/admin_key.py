@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 PREFIX = "sb_admin_"
 MIN_LENGTH = 16
+
+
+def file_of(database: str) -> Path:
+    """Return where the admin key of a database is kept: beside an SQLite file, else in the working folder."""
+    if database.startswith("sqlite:///"):
+        return Path(database.removeprefix("sqlite:///") + ".admin-key")
+    return Path("signalbox.admin-key")
 
 
 def read_or_make(path: Path) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from server.auth import admin_key
 from server.cli.arguments.value_parsers import is_loopback, secret
 from server.cli.errors import Failure
-from server.settings import admin_key_file
 
 if TYPE_CHECKING:
     from server.cli.arguments.options import Connection
@@ -35,11 +35,11 @@ def local_admin_key(connection: Connection) -> str:
 
 def local_admin_key_source(connection: Connection) -> str:
     """Return the variable or the file that the admin key comes from."""
-    return VARIABLE if os.environ.get(VARIABLE) else str(admin_key_file(connection.database))
+    return VARIABLE if os.environ.get(VARIABLE) else str(admin_key.file_of(connection.database))
 
 
 def _read(connection: Connection) -> str:
-    path = admin_key_file(connection.database)
+    path = admin_key.file_of(connection.database)
     try:
         return _checked(path.read_text().strip(), str(path))
     except FileNotFoundError:

@@ -56,7 +56,7 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class OpenServices:
+class KeylessServices:
     """Serves health and reflection."""
 
     def __init__(self, calls: OpenCalls, metrics: Metrics) -> None:
