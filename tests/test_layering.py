@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -120,6 +121,17 @@ def test_only_commands_on_the_database_reach_into_the_storage() -> None:
         if name.startswith("server.storage")
     }
     assert reaching == {"server/cli/commands/backups.py", "server/cli/commands/migrate.py"}
+
+
+def test_the_architecture_describes_every_package_and_module_of_the_server() -> None:
+    table = (ROOT / "docs/architecture.md").read_text().partition("| subpackage or module of `server/` |")[2]
+    described = {name for row in table.partition("\n\n")[0].splitlines() for name in re.findall(r"`([^`]+)`", row[:50])}
+    own = {
+        path.name + "/" * path.is_dir()
+        for path in (ROOT / "server").glob("[a-z]*")
+        if [*path.glob("*.py")] or path.suffix
+    }
+    assert own - described == set()
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
