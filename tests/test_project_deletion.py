@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections import defaultdict
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,18 +14,20 @@ from grpc import StatusCode
 from automation.tables import metadata as automation_metadata
 from registry.tables import metadata as registry_metadata
 from server.background import project_deletion
+from server.ingest import refusal_log
 from server.storage.tables import metadata as server_metadata
 from signalbox.v1 import audit_pb2, contacts_pb2, match_stream_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import PARK, Engine, acknowledge, ids, pull, subscribe
 from tests.support.messages import event
+from tests.support.quarantine import reingest
 from tests.support.refusals import verdict
 from tests.support.service import ADMIN_KEY, serving
 
 if TYPE_CHECKING:
     from tests.support.service import Client, Service
-    from tests.support.stores import Store
+    from tests.support.stores import Backend, Store
 
 TABLES = [table for each in (registry_metadata, automation_metadata, server_metadata) for table in each.sorted_tables]
 OF_THE_SERVER = {"server_secret", "server_setting", "used_key", "project"}
@@ -77,6 +82,12 @@ async def left(store: Store, project_id: str, key: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def watch_all() -> match_stream_pb2.WatchMatchesRequest:
+    return match_stream_pb2.WatchMatchesRequest(
+        start=match_stream_pb2.StartPoint(log_end=match_stream_pb2.LOG_END_LATEST)
+    )
+
+
 async def key_of(store: Store, project_id: str) -> int:
     [row] = await store.rows(f"project WHERE id = '{project_id}'")
     return int(row[0])
@@ -126,8 +137,7 @@ async def test_its_callers_are_refused_at_once_and_its_streams_end(store: Store,
     shop = await filled(service)
     project = await project_of(service, shop)
     named = service.client(ADMIN_KEY, project.id)
-    request = match_stream_pb2.WatchMatchesRequest(start=match_stream_pb2.StartPoint(after_position=40))
-    streams = [client.matches.WatchMatches(request) for client in (shop, named)]
+    streams = [client.matches.WatchMatches(watch_all()) for client in (shop, named)]
     for stream in streams:
         await stream.read()
     engine = await Engine.open(shop, name="engine")
@@ -155,8 +165,13 @@ async def test_a_project_is_deleted_even_if_another_is_named_like_its_id(store: 
     shop = await service.shop()
     found = (await service.admin.projects.GetProject(pb.GetProjectRequest(project=shop.project))).project
     await service.admin.projects.CreateProject(pb.CreateProjectRequest(project=pb.Project(name=found.id)))
+    watches = [each.matches.WatchMatches(watch_all()) for each in (shop, service.client(ADMIN_KEY, found.id))]
+    for watch in watches:
+        await watch.read()
     request = pb.DeleteProjectRequest(project=found.id, confirm_name=found.name)
     await service.admin.projects.DeleteProject(request)
+    async with asyncio.timeout(1):
+        assert {await verdict(watch.read()) for watch in watches} == {(StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")}
     other = (await service.admin.projects.GetProject(pb.GetProjectRequest(project=found.id))).project
     assert other.name == found.id
 
@@ -171,3 +186,58 @@ async def test_a_deletion_goes_on_after_a_restart(store: Store, monkeypatch: pyt
             assert "event" in await left(store, project.id, key)
     async with serving(store.url):
         await gone(store, project.id, key)
+
+
+async def test_no_server_remembers_a_project_of_which_nothing_is_left(
+    store: Store, backend: Backend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(refusal_log, "LOG_SECONDS", 0.1)
+    # A key that no other object has by accident.
+    key = 987_654_321
+    numbering = {
+        "sqlite": f"UPDATE used_key SET key = {key - 1} WHERE table_name = 'project'",  # noqa: S608 - ours
+        "postgresql": f"SELECT setval(pg_get_serial_sequence('project', 'key'), {key - 1})",
+    }
+    await store.execute(numbering[backend.name])
+    async with AsyncExitStack() as servers:
+        servers_count = 1 if backend.name == "sqlite" else 2
+        services = [await servers.enter_async_context(serving(store.url)) for _ in range(servers_count)]
+        rules: Any = {
+            "refused_events": pb.REFUSED_EVENTS_QUARANTINE,
+            "events_per_second": 1_000,
+            "events_per_day": 1_000,
+        }
+        request = pb.CreateProjectRequest(project=pb.Project(name="forgotten", **rules))
+        project = (await services[0].admin.projects.CreateProject(request)).project
+        assert await key_of(store, project.id) == key
+        shop = await services[0].key(project.id)
+        await shop.define()
+        await shop.upsert()
+        await automate(shop)
+        await subscribe(shop)
+        for service in services:
+            client = service.client(shop.secret)
+            for _ in range(2):
+                await client.send()
+            await verdict(client.send(event({"order_total": "none"})))
+            await reingest(client)
+            assert await pull(client, 1, wait=5)
+        assert remembering(key, project.id)
+        await deletion(services[0], project)
+        async with asyncio.timeout(10):
+            while left := remembering(key, project.id):  # noqa: ASYNC110 - memory has no event
+                await asyncio.sleep(0.1)
+        assert not left
+    # Two servers that end a deletion at the same time.
+    assert "work_failed" not in capsys.readouterr().out
+
+
+def remembering(key: int, project_id: str) -> list[str]:
+    """Return the texts of the dictionaries and sets of all servers in which a project is a key."""
+    names = (key, project_id)
+
+    def named(each: object) -> bool:
+        return each in names or (type(each) is tuple and project_id in each)
+
+    found = (each for each in gc.get_objects() if type(each) in {dict, defaultdict, set} and each)
+    return [repr(each) for each in found if any(map(named, list(each)))]

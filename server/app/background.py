@@ -36,7 +36,7 @@ async def background_work(
         begin(stack, RunTimeouts(database, notifier, metrics, outages))
         begin(stack, MatchRetention(database, settings.match_retention_seconds, outages))
         begin(stack, EventRetention(database, outages))
-        begin(stack, ProjectDeletion(database, outages))
+        begin(stack, ProjectDeletion(database, management.catalog.forget, outages))
         begin(stack, AuditRetention(database, settings.audit_retention_seconds, outages))
         begin(stack, QuarantineRetention(database, settings.quarantine_retention_seconds, outages))
         begin(stack, CatalogRefresh(database, management.catalog, management.access, outages))

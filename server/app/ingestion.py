@@ -54,5 +54,13 @@ async def ingesting(
         queue.start()
         stack.push_async_callback(close_in_time, queue.close, settings.grace_seconds)
 
-        ingest = Ingest(catalog, queue, Quotas(database, metrics), loop_time, tracer, RefusalLog(metrics))
+        quotas = Quotas(database, metrics)
+        ingest = Ingest(catalog, queue, quotas, loop_time, tracer, RefusalLog(metrics))
+
+        def forget(project_id: str, project_pk: int) -> None:
+            for part in (queue, notifier, quotas):
+                part.forget(project_pk)
+            metrics.forget(project_id)
+
+        catalog.on_forget.append(forget)
         yield Ingestion(notifier, health, queue, queue.limits, ingest)

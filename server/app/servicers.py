@@ -54,6 +54,7 @@ def make_servicers(
     explanations = Explanations(database, catalog)
     backtests, inferences = Backtests(database, stopping), Inferences(database, loop_time)
     quarantine = Quarantine(database, ingest, _event_apis(typed), ingestion.quarantine_limits, management.changes)
+    catalog.on_forget.append(lambda _, project_pk: quarantine.forget(project_pk))
     return {
         "AuditLog": AuditLogServicer(AuditLog(database)),
         "Automations": AutomationsServicer(management.automations, explanations, management.runs, typed),

@@ -33,7 +33,7 @@ from server.errors import (
 )
 from server.paging import sign_with
 from server.sharing.current_project import work_for
-from server.storage.projects import catalog_version, get_project, key_by_digest
+from server.storage.projects import catalog_version, get_project, key_by_digest, project_by_pk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -352,8 +352,8 @@ def _key_and_version(connection: Connection, digest: bytes) -> tuple[ApiKey | No
 
 def _project_and_version(caller: Caller, connection: Connection) -> tuple[bool, int]:
     try:
-        get_project(connection, caller.project_id)
-    except ProjectNotFound:
+        project_by_pk(connection, caller.project_pk)
+    except KeyInvalid:
         return False, 0
     return True, catalog_version(connection, caller.project_pk)
 

@@ -12,6 +12,8 @@ from server.storage.paced_writes import write_paced
 from server.storage.project_deletion import delete_portion, deleted_projects
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.logs.outages import Outages
     from server.storage.database import Database
 
@@ -27,8 +29,10 @@ log = structlog.get_logger()
 class ProjectDeletion:
     """The task that deletes the rows of projects which are marked as deleted. After a restart it continues."""
 
-    def __init__(self, database: Database, outages: Outages) -> None:
+    def __init__(self, database: Database, forget: Callable[[str, int], object], outages: Outages) -> None:
+        """`forget` is called with the ID and the key of each project of which nothing is left."""
         self._database = database
+        self._forget = forget
         self._task = Recurring("project-deletion", self._delete_all, outages, wait_seconds=SETTLING_SECONDS)
 
     def start(self) -> None:
@@ -53,4 +57,5 @@ class ProjectDeletion:
             more = await write_paced(
                 self._database, lambda connection: delete_portion(connection, project_pk, project_id, PORTION_ROWS)
             )
+        self._forget(project_id, project_pk)
         log.info("project_deleted", project=project_id)

@@ -98,6 +98,11 @@ class MatchNotifier:
         if head := self._heads.get(project_pk):
             head.move(position)
 
+    def forget(self, project_pk: int) -> None:
+        """Forget the log of a project that is deleted for good."""
+        self._heads.pop(project_pk, None)
+        self.recent.forget(project_pk)
+
     def followed(self, project_pk: int) -> bool:
         """Return whether somebody follows the log of a project."""
         head = self._heads.get(project_pk)
@@ -176,15 +181,16 @@ class MatchNotifier:
         return POLL_SECONDS
 
     async def _refresh(self, project_pks: Iterable[int]) -> None:
-        known = {key: self._heads[key].position for key in project_pks}
-        found = await self._database.read(lambda connection: match_positions(connection, list(known)), brief=True)
+        heads = {key: self._heads[key] for key in project_pks}
+        known = {key: head.position for key, head in heads.items()}
+        found = await self._database.read(lambda connection: match_positions(connection, list(heads)), brief=True)
         for key, position in known.items():
-            # A missing project was lost with its log.
+            # A missing project was lost with its log, or deleted.
             end = found.get(key, 0)
             if end < position:
                 self.recent.forget(key)
-            self._heads[key].check(position, end)
-            self._heads[key].known = True
+            heads[key].check(position, end)
+            heads[key].known = True
 
 
 def _resolve(turn: asyncio.Future[None]) -> None:

@@ -182,6 +182,8 @@ class Catalog:
         self._reading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._next_reads: dict[int, asyncio.Task[int]] = {}
         self.invalidations = 0
+        self.on_forget: list[Callable[[str, int], object]] = []
+        """Called with the ID and the key of each project that is deleted for good."""
 
     def cached(self, project_pk: int) -> CatalogSnapshot | None:
         """Return the snapshot of a project if it is in memory."""
@@ -289,8 +291,15 @@ class Catalog:
         for project_pk in outdated:
             self.invalidate(project_pk)
         for project_pk in self._previous.keys() - versions.keys():
-            del self._previous[project_pk]
+            self.forget(self._previous[project_pk].project_id, project_pk)
         return versions
+
+    def forget(self, project_id: str, project_pk: int) -> None:
+        """Forget a project that is deleted for good, and have others forget it."""
+        for by_project in (self._snapshots, self._previous, self._loading, self._reading):
+            by_project.pop(project_pk, None)
+        for forget in self.on_forget:
+            forget(project_id, project_pk)
 
 
 class _RolledBack(Exception):

@@ -127,6 +127,10 @@ class GroupCommit:
         if self._task is not None:
             await self._task
 
+    def forget(self, project_pk: int) -> None:
+        """Forget the contacts of a project that is deleted for good."""
+        self._caches.pop(project_pk, None)
+
     def submit(self, batch: Batch) -> None:
         """Queue a batch; its `done` is resolved when it is decided and durable.
 
@@ -370,7 +374,7 @@ class GroupCommit:
         project_pk = project.snapshot.project_pk
         if not project.cache_valid:
             self._caches[project_pk] = ContactCache(project.snapshot.version)
-        if project.stored:
+        if project.stored and project_pk in self._caches:
             self._caches[project_pk].add(project.contacts.read, project.head.position, project.last_id)
 
 

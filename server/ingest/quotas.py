@@ -119,6 +119,11 @@ class Quotas:
         self._days: dict[int, _Day] = {}
         self._reading: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
+    def forget(self, project_pk: int) -> None:
+        """Forget a project that is deleted for good."""
+        for by_project in (self._buckets, self._days, self._reading):
+            by_project.pop(project_pk, None)
+
     async def check(self, snapshot: CatalogSnapshot, count: int) -> None:
         """Raise ProjectRateExceeded for events that `enter` would refuse now, before work is spent on them."""
         if snapshot.quota.events_per_second:

@@ -144,6 +144,13 @@ class Metrics:
         """Add refused events that did not fit into the quarantine."""
         self._unkept.labels(project_id).inc(count)
 
+    def forget(self, project_id: str) -> None:
+        """Drop the series of a project that is deleted for good: those of others take their places."""
+        for counter in (self._condition_failures, self._refused_events, self._unkept):
+            counter.remove_by_labels({PROJECT_LABEL: project_id})
+        self._refused_event.cache_clear()
+        self._refused_names = {name for name in self._refused_names if name[0] != project_id}
+
     def count_matches(self, count: int) -> None:
         """Add matches that were recorded without an event, such as those of timeouts."""
         self._matches.inc(count)

@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from registry.names import name_problem
 from registry.timestamps import now_micros
 from server.auth.access import digest_of
-from server.errors import InvalidArgument, KeyNotActive
+from server.errors import InvalidArgument, KeyInvalid, KeyNotActive, ProjectNotFound
 from server.model import UNLIMITED, ApiKey, Dialect, Project, Quota, Rules, Scope
 from server.storage import project_deletion
 from server.storage import projects as store
@@ -96,7 +96,7 @@ class Projects:
         found = await self.get(id_or_name)
 
         def update(connection: Connection, record: AuditRecorder) -> Project:
-            current = store.get_project(connection, found.id)
+            current = _read_again(connection, found)
             changed = replace(
                 current,
                 name=current.name if name is None else name,
@@ -125,7 +125,7 @@ class Projects:
             raise InvalidArgument.at("confirm_name", "INVALID_ARGUMENT", message)
 
         def delete(connection: Connection, record: AuditRecorder) -> None:
-            current = store.get_project(connection, found.id)
+            current = _read_again(connection, found)
             record(connection, found.pk, current, None)
             project_deletion.mark_deleted(connection, current, etag, now_micros())
 
@@ -162,7 +162,7 @@ class Projects:
         found = await self.get(id_or_name)
 
         def create(connection: Connection, record: AuditRecorder) -> ApiKey:
-            project = store.get_project(connection, found.id)
+            project = _read_again(connection, found)
             key = ApiKey(
                 str(uuid7()),
                 project.pk,
@@ -250,6 +250,14 @@ class Projects:
         """Return a form of a secret that identifies it to its owner, and is too short to guess the rest."""
         prefix = next((prefix for prefix in self.key_prefixes.values() if secret.startswith(prefix)), "")
         return f"{prefix}…{secret[-4:]}" if len(secret) - len(prefix) >= MIN_SECRET else f"{prefix}…"
+
+
+def _read_again(connection: Connection, found: Project) -> Project:
+    """Return the current state of a project. Raise ProjectNotFound, even if another one is named like its ID."""
+    try:
+        return store.project_by_pk(connection, found.pk)
+    except KeyInvalid:
+        raise ProjectNotFound(found.id) from None
 
 
 def _check_name(name: str) -> None:

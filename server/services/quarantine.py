@@ -140,6 +140,10 @@ class Quarantine:
         self.limits = limits
         self._turns: dict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
+    def forget(self, project_pk: int) -> None:
+        """Forget a project that is deleted for good."""
+        self._turns.pop(project_pk, None)
+
     async def list(self, project_pk: int, refused: RefusedFilter, request: PageRequest) -> Page[RefusedEvent]:
         """List refused events, newest first."""
         limit = request.limit()

@@ -18,6 +18,7 @@ from automation import tables as automation_tables
 from automation.subscriptions import tables as subscription_tables
 from registry import tables as registry_tables
 from registry.etags import check_etag
+from server.errors import KeyInvalid
 from server.storage import tables
 from server.storage.log import lock_heads
 from server.storage.projects import get_project
@@ -126,7 +127,11 @@ def delete_portion(connection: Connection, project_pk: int, project_id: str, lim
 
 def _end(connection: Connection, project_pk: int, project_id: str) -> bool:
     """Delete what is left, unless a transaction has added rows meanwhile. Return whether all is deleted."""
-    lock_heads(connection, [project_pk])
+    try:
+        lock_heads(connection, [project_pk])
+    except KeyInvalid:
+        # Another server was quicker.
+        return True
     for table in (*_CHILDREN, *_PLAIN):
         own = _own(table, project_pk, project_id)
         assert own is not None

@@ -204,8 +204,12 @@ class Engine:
 
     async def ended(self) -> None:
         """Wait for the end of the stream."""
-        while await self.read():
-            pass
+        try:
+            while await self.read():
+                pass
+        finally:
+            # Ends the task that sends, which would be found as garbage in the middle of another test.
+            self._requests.put_nowait(None)
 
     async def break_off(self) -> None:
         """End the call as a broken connection does."""
