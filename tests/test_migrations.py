@@ -22,11 +22,12 @@ from sqlalchemy.schema import CreateIndex
 
 from automation.subscriptions import tables as subscription_tables
 from registry import tables as registry_tables
-from server.storage import maintenance, migrations, postgresql
+from server.storage import migrations, postgresql
+from server.storage import schema_changes as maintenance
 from server.storage import tables as server_tables
 from server.storage.database import open_database
-from server.storage.maintenance import SchemaChangeFailed
 from server.storage.migrations import current, head, migrate, names
+from server.storage.schema_changes import SchemaChangeFailed
 from signalbox.v1 import match_stream_pb2
 from tests.support import automations
 from tests.support.command_line import command
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.storage.database import Database, OpenDatabase
-    from server.storage.maintenance import Maintenance, NewIndex
+    from server.storage.schema_changes import Maintenance, NewIndex
     from tests.support.service import Client
     from tests.support.stores import Backend, Store
 

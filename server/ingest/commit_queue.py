@@ -22,8 +22,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from server.errors import QueueFull
+from server.process.memory import usable_memory
 from server.sharing.fair_queue import FairQueue
-from server.sharing.memory import usable_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

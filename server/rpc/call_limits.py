@@ -22,10 +22,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from server.errors import RequestTooSlow, Stopping, TooManyCalls, TooManyLargeMessages, TooManyStreams
+from server.process.memory import usable_memory
 from server.process.recurring import Recurring
 from server.rpc.receive_limits import SLOW_SECONDS, ReceiveLimits
 from server.sharing.fair_budget import FairBudget
-from server.sharing.memory import usable_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.storage.maintenance import Maintenance
+    from server.storage.schema_changes import Maintenance
     from server.storage.usage import ConnectionUse, DatabaseSize
 
 T = TypeVar("T")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.storage.maintenance import Maintenance, NewIndex
+    from server.storage.schema_changes import Maintenance, NewIndex
     from server.storage.usage import ConnectionUse, DatabaseSize
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.timestamps import now_micros
 from server.errors import StorageError
-from server.storage.maintenance import PROGRESS_SECONDS, SchemaChangeFailed
+from server.storage.schema_changes import PROGRESS_SECONDS, SchemaChangeFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.storage.database import Database, OpenDatabase
-    from server.storage.maintenance import Maintenance
+    from server.storage.schema_changes import Maintenance
 
 log = structlog.get_logger()
 

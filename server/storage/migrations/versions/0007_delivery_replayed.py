@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.storage.maintenance import NewIndex
+from server.storage.schema_changes import NewIndex
 
 revision = "0007_delivery_replayed"
 down_revision = "0006_event_without_contact"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.storage.maintenance import NewIndex
+from server.storage.schema_changes import NewIndex
 
 revision = "0008_delivery_of_consumer"
 down_revision = "0007_delivery_replayed"
