@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 from registry.steady_clock import SteadyClock
 
@@ -119,6 +120,8 @@ def _offset(match: re.Match[str]) -> int:
     return -offset if match["sign"] == "-" else offset
 
 
+# All events of a commit were received at the same time.
+@lru_cache(100)
 def format_millis(micros: int) -> str:
     """Return the instant as `2026-06-01T12:00:00.000Z`, truncated towards the past."""
     return (_NAIVE_EPOCH + micros * _MICROSECOND).isoformat("T", "milliseconds") + "Z"

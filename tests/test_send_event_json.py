@@ -86,12 +86,12 @@ def test_the_usual_request_is_plain() -> None:
     PROPERTIES,
     st.lists(st.builds(Coercion, st.text(max_size=3), st.sampled_from(CoercionKind), VALUES, VALUES), max_size=3),
     st.sampled_from([View.COERCED, View.RECEIPT]),
-    st.tuples(*[st.booleans()] * 4),
+    st.tuples(*[st.booleans()] * 5),
 )
 def test_a_response_is_written_as_its_message_would_be(
     properties: dict[str, Any], coercions: list[Coercion], view: View, with_: tuple[bool, ...]
 ) -> None:
-    defined, contact, erased, duplicate = with_
+    defined, contact, erased, duplicate, traced = with_
     event = Event(
         "e1",
         7,
@@ -106,6 +106,7 @@ def test_a_response_is_written_as_its_message_would_be(
         1_780_000_000_000_000,
         0,
         erased_at=1_780_000_000_500_000 if erased else 0,
+        traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01" if traced else "",
     )
     draft = Draft("order", "", "", {}, event=event, duplicate=duplicate)
     sent = SentEvent(draft, view)

@@ -22,6 +22,9 @@ _ACROSS_PROJECTS: Final = frozenset({Scope.AUDIT_READ.value})
 """Scopes of methods that the admin key may call without naming a project, for all of them."""
 
 
+_SEEING_PERSONAL: Final = frozenset({ADMIN, Scope.ALL, Scope.PERSONAL_READ})
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """The maker of a call: an API key of a project, or the admin key, perhaps on behalf of a project.
@@ -43,7 +46,7 @@ class Caller:
     @property
     def sees_personal(self) -> bool:
         """Whether personal values are shown to the caller."""
-        return self.admin or not self.scopes.isdisjoint((Scope.ALL, Scope.PERSONAL_READ))
+        return not self.scopes.isdisjoint(_SEEING_PERSONAL)
 
     def authorize(self, scope: str) -> None:
         """Raise ScopeMissing, AdminRequired or ProjectRequired unless the caller has the scope."""

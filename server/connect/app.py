@@ -33,7 +33,7 @@ from signalbox.v1 import options_pb2
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from server.connect.request import Receive, Send
     from server.rpc.calls import Calls
@@ -107,19 +107,19 @@ class Connect:
         route = path.decode() if path in self._endpoints or path == WATCH_PATH else ""
         self._calls.metrics.count_request(_LABEL, status, route, perf_counter() - began)
 
-    async def _serve(self, request: ConnectRequest, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> int:
-        """Serve a call, and return the status of the response. Raise errors of requests that are no calls."""
+    def _serve(self, request: ConnectRequest, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> Awaitable[int]:
+        """Return what serves a call, and returns the status. Raise errors of requests that are no calls."""
         if scope["raw_path"] == WATCH_PATH:
-            return await self._watch(request, scope, task)
+            return self._watch(request, scope, task)
         endpoint = self._endpoints.get(scope["raw_path"])
         if endpoint is None:
             raise RouteNotFound(request.method, request.path, self._meant(request.path))
         codec = endpoint.codec(request)
         if endpoint.method.descriptor.server_streaming:
             self._end_with_client(scope, task)
-            return await self._stream(endpoint.method, codec, request, task)
+            return self._stream(endpoint.method, codec, request, task)
         self._end_with_client(scope, task, begin_wait().end if endpoint.waits else _answer_nevertheless)
-        return await self._answer(endpoint.method, codec, request, task)
+        return self._answer(endpoint.method, codec, request, task)
 
     async def _answer(self, method: Method, codec: Codec, request: ConnectRequest, task: asyncio.Task[Any]) -> int:
         """Serve a call with one response, and return the status."""

@@ -175,6 +175,15 @@ class ProjectCommit:
             raise Deferral(self.snapshot.project_pk, batch, error=error, divisible=divisible) from None
 
     def _accept(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
+        # Most batches have one event of a contact that exists, and save 1 us.
+        if len(fresh) == 1 and (contact := fresh[0][1]) is not None and contact is not NOBODY:
+            draft = fresh[0][0]
+            self._append(draft, contact, self._event(draft, contact))
+        else:
+            self._accept_several(fresh)
+
+    def _accept_several(self, fresh: Sequence[tuple[Draft, ContactKey | None]]) -> None:
+        """Accept events of which some may have a contact that does not exist."""
         if new := {draft.email for draft, contact in fresh if contact is None}:
             self.contacts.create(new, self._received_at)
         known = [(draft, contact or self.contacts.read[draft.email]) for draft, contact in fresh]

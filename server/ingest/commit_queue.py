@@ -56,11 +56,8 @@ SMALL_EVENTS: Final = 8
 SMALL_BYTES: Final = 16 * 1024
 """A project with nothing in the queue may always add a batch of this size."""
 
-_UNIT_BYTES: Final = 1_024
-"""A batch costs a unit for each event, and one for each KiB, which take the writer about the same time."""
-
 _UNIT_MICROSECONDS: Final = 10.0
-"""What a unit costs before the commits of a project have shown it."""
+"""What a unit of a batch costs before the commits of a project have shown it."""
 
 _LEARN_UNITS: Final = 16
 """Commits of fewer units are not measured: most of their time does not depend on what they hold."""
@@ -195,11 +192,11 @@ class CommitQueue:
 
     def expected_seconds(self, batches: Iterable[Batch]) -> float:
         """Return how long a commit of batches should take."""
-        return (self._fixed + sum(self._cost(batch) for batch in batches)) / 1e6
+        return (self._fixed + sum([self._cost(batch) for batch in batches])) / 1e6
 
     def learn(self, project_pk: int, batches: Iterable[Batch], seconds: float) -> None:
         """Note how long the writer was busy with batches of a project."""
-        units = sum(_units(batch) for batch in batches)
+        units = sum([batch.units for batch in batches])
         if units < _LEARN_UNITS:
             return
         before = self._costs.get(project_pk, _UNIT_MICROSECONDS)
@@ -212,7 +209,7 @@ class CommitQueue:
         self._fixed += (1e6 * seconds - self._fixed) / 8
 
     def _cost(self, batch: Batch) -> float:
-        return self._costs.get(batch.snapshot.project_pk, _UNIT_MICROSECONDS) * _units(batch)
+        return self._costs.get(batch.snapshot.project_pk, _UNIT_MICROSECONDS) * batch.units
 
     def _shared(self) -> bool:
         """Return whether several projects are in the queue, or were a short time ago."""
@@ -257,7 +254,3 @@ class CommitQueue:
                 waiters.popleft()
             if not waiters:
                 del self._waiters[project_pk]
-
-
-def _units(batch: Batch) -> float:
-    return len(batch.drafts) + batch.size / _UNIT_BYTES

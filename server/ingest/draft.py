@@ -37,6 +37,9 @@ EVENT_BYTES = 512
 """The size that is assumed for an event if the size of its request is unknown."""
 
 
+UNIT_BYTES = 1_024
+"""A batch costs a unit for each event, and one for each KiB, which take the writer about the same time."""
+
 OnRelease: TypeAlias = "Callable[[Connection, Sequence[str]], None]"
 """Is called with the ids of refused events that leave the quarantine."""
 
@@ -135,6 +138,8 @@ class Batch:
     A large independent batch is decided in parts, each in a transaction of its own: they are batches too, and stand in
     the queue for the `whole`. If some parts fail, the drafts of these have the failure as their error.
 
+    `units` are what it costs the writer, roughly.
+
     `pre_evaluated_by` are the automations whose conditions were evaluated before its commit, and `rounds` is how often
     a commit has deferred it. `traceparent` is stored with its events. While it is queued, `refused` is whether every
     event of it is.
@@ -155,6 +160,7 @@ class Batch:
         "size",
         "snapshot",
         "traceparent",
+        "units",
     )
 
     def __init__(
@@ -174,6 +180,7 @@ class Batch:
         self.mode = mode
         self.done = done
         self.size = size or EVENT_BYTES * len(drafts)
+        self.units = len(drafts) + self.size / UNIT_BYTES
         self.pre_evaluated_by: LiveAutomations | None = None
         self.rounds = 0
         self.refused = False

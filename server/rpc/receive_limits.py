@@ -56,6 +56,13 @@ class ReceiveLimits(FairBudget):
         """Return whether the next message of a kind may be large."""
         return self.share_of(kind) < MOST_AT_A_TIME
 
+    def enter_at_once(self, task: asyncio.Task[Any], kind: Hashable) -> bool:
+        """Return whether a task may receive a message without waiting."""
+        entered = self.take(kind)
+        if entered:
+            self._places[task] = kind
+        return entered
+
     async def enter(self, task: asyncio.Task[Any], kind: Hashable) -> None:
         """Wait until a task may receive a message."""
         await self.acquire(kind)

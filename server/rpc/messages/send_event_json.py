@@ -9,6 +9,7 @@ messages would, which `tests/test_send_event_json.py` compares.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -129,23 +130,7 @@ class SentEvent:
         return write_json(self.message())
 
     def _receipt(self, event: Event, properties: dict[str, Any], coercions: list[Any]) -> dict[str, Any]:
-        written: dict[str, Any] = {"id": event.id, "position": str(event.position), "name": event.name}
-        if event.definition_id:
-            written["definitionId"] = event.definition_id
-        if event.revision:
-            written["revision"] = event.revision
-        if event.contact_id:
-            written["contactId"] = event.contact_id
-        if event.email:
-            written["email"] = event.email
-        written["properties"] = properties
-        if coercions:
-            written["coercions"] = coercions
-        written["occurredAt"] = _time(event.occurred_at)
-        written["receivedAt"] = _time(event.received_at)
-        if event.erased_at:
-            written["erasedAt"] = _time(event.erased_at)
-        receipt: dict[str, Any] = {"event": written}
+        receipt: dict[str, Any] = {"event": _written(event, properties, coercions)}
         if self._draft.duplicate:
             receipt["duplicate"] = True
         if coercions:
@@ -153,6 +138,29 @@ class SentEvent:
         if self._draft.matches and (started := started_matches(self._draft)):
             receipt["matchCount"] = started
         return receipt
+
+
+def _written(event: Event, properties: dict[str, Any], coercions: list[Any]) -> dict[str, Any]:
+    """Return an event as JSON."""
+    written: dict[str, Any] = {"id": event.id, "position": str(event.position), "name": event.name}
+    if event.definition_id:
+        written["definitionId"] = event.definition_id
+    if event.revision:
+        written["revision"] = event.revision
+    if event.contact_id:
+        written["contactId"] = event.contact_id
+    if event.email:
+        written["email"] = event.email
+    written["properties"] = properties
+    if coercions:
+        written["coercions"] = coercions
+    written["occurredAt"] = _time(event.occurred_at)
+    written["receivedAt"] = _time(event.received_at)
+    if event.erased_at:
+        written["erasedAt"] = _time(event.erased_at)
+    if event.traceparent:
+        written["traceparent"] = event.traceparent
+    return written
 
 
 _KINDS: Final = {kind: event_pb2.Coercion.Kind.Name(COERCION_KIND.write(kind)) for kind in COERCION_KIND.members()}
@@ -188,6 +196,8 @@ def _coercion(coercion: Coercion) -> dict[str, Any] | None:
     return written
 
 
+# All events of a commit were received at the same time, and most occurred then.
+@lru_cache(100)
 def _time(micros: int) -> str:
     seconds, rest = divmod(micros, 1_000_000)
     return timestamp_text(seconds, rest * 1_000)
