@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SECRETS = demo_secrets({Dialect.NATIVE: NATIVE_PREFIX, **KEY_PREFIXES})
 
+# Keys of a demo are told apart without the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 REQUIRED_SCOPE = {
     "AuditLog.ExportAuditEntries": "audit:read",
     "AuditLog.ListAuditEntries": "audit:read",
@@ -241,6 +244,7 @@ async def test_the_scheme_is_read_in_any_case(callers: Callers) -> None:
 # The publicly known keys of the demo
 
 
+@on_sqlite
 async def test_the_keys_of_the_demo_work_on_a_server_for_the_demo_alone(database_url: str) -> None:
     """One database under a server with the demo, without it, and with it again."""
     for with_demo in (True, False, True):
@@ -257,6 +261,7 @@ async def test_the_keys_of_the_demo_work_on_a_server_for_the_demo_alone(database
                     )
 
 
+@on_sqlite
 async def test_a_demo_project_gets_the_keys_of_dialects_that_are_new(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +277,7 @@ async def test_a_demo_project_gets_the_keys_of_dialects_that_are_new(
         assert await demo_dialects(service) == set(SECRETS)
 
 
+@on_sqlite
 async def test_a_project_named_like_the_demo_gets_no_demo_keys(database_url: str) -> None:
     async with serving(database_url) as service:
         project = projects_pb2.Project(name="demo")
@@ -287,6 +293,7 @@ async def demo_dialects(service: Service) -> set[Dialect]:
     return {Dialect(projects_pb2.Dialect.Name(key.dialect).removeprefix("DIALECT_").lower()) for key in listed.api_keys}
 
 
+@on_sqlite
 async def test_other_keys_of_the_demo_project_work_everywhere(database_url: str) -> None:
     async with serving(database_url, demo=True) as service:
         project = await service.admin.projects.GetProject(projects_pb2.GetProjectRequest(project="demo"))

@@ -21,7 +21,8 @@ from tests.support.messages import event
 if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
-pytestmark = pytest.mark.lasting
+# The database has no part in it.
+pytestmark = [pytest.mark.lasting, pytest.mark.parametrize("backend", ["sqlite"], indirect=True)]
 
 METHODS = [method for service in SERVICES for method in service.methods]
 GIVEN = "order-17.attempt-2"

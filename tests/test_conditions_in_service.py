@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client
 
 pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
+# Conditions are compiled and tried without the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 INVALID = StatusCode.INVALID_ARGUMENT
 FIRST = "properties.is_first_purchase"
@@ -49,6 +51,7 @@ async def trial(
     return await client.automations.TestCondition(request)
 
 
+@on_sqlite
 @pytest.mark.parametrize(("condition", "reason"), BAD, ids=[reason for _, reason in BAD])
 async def test_a_bad_condition_is_refused_wherever_it_is_saved(shop: Client, condition: str, reason: str) -> None:
     made = await automate(shop)
@@ -71,6 +74,7 @@ async def test_a_bad_condition_is_refused_wherever_it_is_saved(shop: Client, con
     assert (answer.verdict, list(answer.trace)) == (pb.VERDICT_NOT_EVALUATED, [])
 
 
+@on_sqlite
 async def test_a_pattern_that_backtracks_elsewhere_takes_no_time(shop: Client) -> None:
     text = event({"currency": "a" * 20_000 + "!"})
     answer = await trial(shop, 'properties.currency.matches("^(a+)+$")', text)
@@ -86,6 +90,7 @@ async def test_activation_checks_against_the_schema_of_now(shop: Client) -> None
 # TestCondition
 
 
+@on_sqlite
 async def test_a_trial_coerces_and_tells_every_clause(shop: Client) -> None:
     answer = await trial(shop, f"{FIRST} && properties.order_total > 100", event({"order_total": "120"}))
     assert [each.path for each in answer.coercions] == ["properties.order_total"]
@@ -94,12 +99,14 @@ async def test_a_trial_coerces_and_tells_every_clause(shop: Client) -> None:
     assert await shop.log() == []
 
 
+@on_sqlite
 async def test_a_trial_reports_an_invalid_payload(shop: Client) -> None:
     answer = await trial(shop, "properties.order_total >", event({"order_total": "abc"}))
     assert [each.path for each in answer.violations] == ["properties.order_total"]
     assert [each.reason for each in answer.errors] == ["SYNTAX_ERROR"]
 
 
+@on_sqlite
 async def test_a_trial_takes_the_contact_of_the_event_or_the_given_one(shop: Client) -> None:
     await shop.upsert(properties={"tier": "gold"})
     gold = 'contact.properties.tier == "gold"'
@@ -111,6 +118,7 @@ async def test_a_trial_takes_the_contact_of_the_event_or_the_given_one(shop: Cli
     assert (await trial(shop, "has(contact.email)", nobody)).verdict == pb.VERDICT_FALSE
 
 
+@on_sqlite
 async def test_a_trial_without_a_definition_checks_no_names(shop: Client) -> None:
     answer = await trial(shop, "properties.any == 1.0", event({"any": 1}, name="undefined"))
     assert (answer.verdict, list(answer.errors)) == (pb.VERDICT_TRUE, [])

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 pytestmark = pytest.mark.lasting
+# Requests are refused before the database has a part in it.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 INVALID = StatusCode.INVALID_ARGUMENT
 
@@ -144,6 +146,7 @@ def test_a_storage_error_says_whether_anything_was_stored(error: type[SignalboxE
 # What the caller is told
 
 
+@on_sqlite
 async def test_a_refusal_carries_reason_domain_metadata_and_paths(shop: Client) -> None:
     refused = await refusal(shop.send(event(name="nothing")))
     assert (refused.code, refused.reason, refused.domain) == (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND", DOMAIN)
@@ -154,10 +157,12 @@ async def test_a_refusal_carries_reason_domain_metadata_and_paths(shop: Client) 
     assert refused.violations == (("properties.order_total", "INVALID_PROPERTY_VALUE"),)
 
 
+@on_sqlite
 async def test_a_message_in_any_script_arrives(shop: Client) -> None:
     assert "été ☕" in (await refusal(shop.send(event(name="été ☕")))).message
 
 
+@on_sqlite
 @pytest.mark.parametrize("length", [10, 200])
 async def test_a_payload_with_a_hundred_violations_is_refused_with_its_reason(shop: Client, length: int) -> None:
     refused = await refusal(shop.send(event({"x" * length + str(number): number for number in range(150)})))
@@ -165,6 +170,7 @@ async def test_a_payload_with_a_hundred_violations_is_refused_with_its_reason(sh
     assert refused.violations[0][1] == "UNKNOWN_PROPERTY"
 
 
+@on_sqlite
 async def test_a_batch_with_a_hundred_violations_is_refused_with_its_reason(shop: Client) -> None:
     refused = await refusal(shop.send_all([event({"x" * 200: number}) for number in range(150)]))
     assert (refused.code, refused.reason) == (INVALID, "BATCH_REJECTED")
@@ -226,6 +232,7 @@ async def drained(client: Client) -> None:
 # Bad input, over the wire
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("sent", "code", "reason"),
     [
@@ -263,6 +270,7 @@ async def test_a_bad_event_is_refused_with_its_reason(
     assert await shop.log() == []
 
 
+@on_sqlite
 @pytest.mark.parametrize("nanos", [-1, 1_000_000_000])
 async def test_a_timestamp_has_less_than_a_second_of_nanoseconds(shop: Client, nanos: int) -> None:
     sent = event()
@@ -271,6 +279,7 @@ async def test_a_timestamp_has_less_than_a_second_of_nanoseconds(shop: Client, n
     assert refused.violations == (("occurred_at", "INVALID_TIMESTAMP"),)
 
 
+@on_sqlite
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     ("make", "path"),
@@ -336,12 +345,14 @@ async def test_a_dropped_property_32_levels_deep_is_reported(shop: Client) -> No
     assert getattr(change, "from").struct_value == nested(32).fields["a"].struct_value
 
 
+@on_sqlite
 async def test_properties_nest_no_deeper(shop: Client) -> None:
     await shop.define("deep", ANYTHING)
     refused = await refusal(shop.send(event(nested(33), name="deep")))
     assert (refused.code, [reason for _, reason in refused.violations]) == (INVALID, ["TOO_DEEP"])
 
 
+@on_sqlite
 @pytest.mark.parametrize("depth", [100, 10_000])
 async def test_hostile_nesting_is_refused_as_malformed(shop: Client, depth: int) -> None:
     request = send_event(nested_struct(depth))
@@ -350,12 +361,14 @@ async def test_hostile_nesting_is_refused_as_malformed(shop: Client, depth: int)
     assert (await shop.send()).event.position == 1
 
 
+@on_sqlite
 @pytest.mark.parametrize("method", ["EventIngest/SendEvent", "Contacts/GetContact", "Automations/GetRun"])
 async def test_bytes_that_are_no_message_are_refused(shop: Client, method: str) -> None:
     refused = await refusal(call_raw(shop.channel, method, b"\xff\xff\xff garbage", shop.metadata))
     assert (refused.code, refused.reason) == (INVALID, "MALFORMED_REQUEST")
 
 
+@on_sqlite
 async def test_bytes_that_are_no_message_end_a_stream_after_its_answers(shop: Client) -> None:
     good = event_ingest_pb2.StreamEventsRequest(sequence=1, events=[event()]).SerializeToString()
     parse = event_ingest_pb2.StreamEventsResponse.FromString
@@ -368,17 +381,20 @@ async def test_bytes_that_are_no_message_end_a_stream_after_its_answers(shop: Cl
     assert await verdict(call.read()) == (INVALID, "MALFORMED_REQUEST")
 
 
+@on_sqlite
 async def test_a_caller_without_a_key_does_not_learn_that_its_bytes_are_malformed(shop: Client) -> None:
     code, _ = await verdict(call_raw(shop.channel, "EventIngest/SendEvent", b"\xff", []))
     assert code is StatusCode.UNAUTHENTICATED
 
 
+@on_sqlite
 async def test_a_message_beyond_16_mib_is_refused(shop: Client) -> None:
     code, _ = await verdict(shop.send(event({"currency": "x" * (17 << 20)})))
     assert code is StatusCode.RESOURCE_EXHAUSTED
     assert (await shop.send()).event.position == 1
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("properties", "reason"),
     [
@@ -411,6 +427,7 @@ async def test_properties_within_their_budget_are_kept(shop: Client, properties:
     assert await shop.get(recorded.id) == recorded
 
 
+@on_sqlite
 @pytest.mark.parametrize("count", [0, 10_001])
 async def test_a_batch_holds_1_to_10000_events(shop: Client, count: int) -> None:
     refused = await refusal(shop.send_all([event()] * count))
@@ -422,6 +439,7 @@ async def test_a_batch_of_10000_events_is_stored(shop: Client) -> None:
     assert [result.receipt.event.position for result in results] == list(range(1, 10_001))
 
 
+@on_sqlite
 @pytest.mark.parametrize("token", ["x", "%%%", "é", "bnVsbA==", "W10=", "eyJhIjoxfQ==", "W" * 100_000, "W1tb" * 50_000])
 async def test_a_malformed_page_token_is_refused_by_every_list(service: Service, token: str) -> None:
     shop = await service.shop()
@@ -446,6 +464,7 @@ async def test_a_malformed_page_token_is_refused_by_every_list(service: Service,
         assert await verdict(call) == (INVALID, "INVALID_PAGE_TOKEN")
 
 
+@on_sqlite
 async def test_an_unknown_enum_number_is_refused_with_its_path(service: Service) -> None:
     shop = await service.shop()
     unknown: Any = 99
@@ -523,6 +542,7 @@ async def test_a_nul_inside_properties_is_kept(shop: Client) -> None:
     assert await shop.get(recorded.id) == recorded
 
 
+@on_sqlite
 async def test_a_request_has_up_to_16_mib(shop: Client) -> None:
     largest = 16 * 1024 * 1024
     # A field that no message has: its key and its length take seven bytes.

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
+# What is explained is computed without the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 Kind = pb.OutsideReason
 ONCE, ALONE = pb.ENTRY_RULE_ONCE_PER_CONTACT, pb.ENTRY_RULE_ONCE_WHILE_RUNNING
@@ -148,6 +150,7 @@ async def test_a_given_event_is_explained_as_if_it_were_sent_now(shop: Client) -
     assert len(await shop.log()) == 1
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("refused", "path", "reason"),
     [
@@ -175,6 +178,7 @@ async def test_explanations_come_in_pages_newest_first(shop: Client) -> None:
     assert one.automation_id == made[3].id
 
 
+@on_sqlite
 async def test_a_page_ends_early_at_a_megabyte(shop: Client) -> None:
     await shop.define("big", ANYTHING)
     long = " || ".join(['properties.a == "x"'] * 300)
@@ -330,6 +334,7 @@ async def test_the_contact_of_an_explanation_is_the_one_that_a_commit_would_give
         assert {each.email for each in found.values()} == {BOB}
 
 
+@on_sqlite
 async def test_conditions_are_tested_with_the_contact_that_is_given_or_named(shop: Client) -> None:
     await shop.upsert(ADA, {"plan": "pro"})
     condition = "contact.properties.plan == 'pro'"
@@ -349,6 +354,7 @@ async def test_conditions_are_tested_with_the_contact_that_is_given_or_named(sho
     assert await verdict(shop.automations.TestCondition(unknown)) == (StatusCode.NOT_FOUND, "CONTACT_NOT_FOUND")
 
 
+@on_sqlite
 async def test_the_faults_of_a_condition_and_of_an_event_are_reported_together(shop: Client) -> None:
     request = pb.TestConditionRequest(condition="properties.colour == 'red'", event=event({"order_total": "abc"}))
     answer = await shop.automations.TestCondition(request)

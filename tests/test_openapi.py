@@ -106,8 +106,8 @@ generation.max-examples = 1
 """Settings for a short run: all edges of the requests to dialects and one service, a valid example for the other RPCs.
 
 Of the wrong types for a value, one is tried. Examples find resources by their ids, and new contacts; the rest of what
-dialects respond is found at the edges. The second mount of OpenSend has the handlers of the first. All RPCs describe and
-write their errors alike: what is wrong is tried at the edges of one service.
+dialects respond is found at the edges. The second mount of OpenSend has the handlers of the first. All RPCs describe
+and write their errors alike: what is wrong is tried at the edges of one service.
 """
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 pytestmark = pytest.mark.lasting
+# The database has no part in it.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 BAD: dict[str, Any] = {"order_total": "a lot"}
 PATH = "properties.order_total"
@@ -108,6 +110,7 @@ async def test_a_stream_keeps_what_it_refuses(service: Service) -> None:
     assert [len(responses), len(await refused_events(shop)), len(await shop.log())] == [2, 2, 1]
 
 
+@on_sqlite
 async def test_what_is_refused_for_scopes_or_as_a_whole_is_not_kept(service: Service) -> None:
     shop = await service.shop(refused_events=KEEP)
     reader = await service.key(shop.project, "events:read")
@@ -199,6 +202,7 @@ async def test_events_are_selected_by_id_and_sent_again_once(service: Service) -
     assert [each.id for each in await refused_events(shop)] == ids[:1]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "fields",
     [
@@ -331,6 +335,7 @@ SENDS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("dialect", SENDS)
 async def test_what_a_dialect_refuses_is_sent_again_by_its_rules(service: Service, dialect: str) -> None:
     path, rejected, unreadable, reason = SENDS[dialect]
@@ -375,6 +380,7 @@ async def test_a_person_is_erased_from_the_quarantine(service: Service) -> None:
     assert (left.email, await kept(shop)) == ("bob@example.com", (1, left.byte_count))
 
 
+@on_sqlite
 async def test_a_place_to_continue_at_that_no_response_had_is_refused(service: Service) -> None:
     shop = await service.shop(refused_events=KEEP)
     for call in (

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from registry.field_numbers import Field
     from server.storage.database import Database
 
+# Names are checked without the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 SEEDS = int(os.environ.get("SIGNALBOX_RENAMING_SEEDS", "2"))
 
 P, T = Property, PropertyType
@@ -104,6 +107,7 @@ async def test_a_name_is_taken_by_a_live_definition_of_the_project_alone(databas
     await database.write(work)
 
 
+@on_sqlite
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 256, "signalbox:order"])
 async def test_a_new_name_follows_the_rules_for_names(database: Database, name: str) -> None:
     def work(connection: Connection) -> None:

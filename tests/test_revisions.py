@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 pytestmark = pytest.mark.lasting
+# Schemas are compared, and payloads validated, without the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 INVALID = StatusCode.INVALID_ARGUMENT
 DEFINITION_NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
@@ -177,6 +179,7 @@ LOOSENED = (total(required=True), total())
 TIGHTENED = (total(), total(required=True))
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("history", "candidate", "allowing"),
     [
@@ -205,6 +208,7 @@ async def test_each_compatibility_rule_allows_its_changes(
             assert refused.violations == tuple((each.path, each.kind) for each in answer.incompatibilities)
 
 
+@on_sqlite
 async def test_an_incompatible_schema_is_refused_with_each_incompatibility(service: Service) -> None:
     client = await with_history(service, NUMBER)
     await update(client, compatibility=pb.COMPATIBILITY_FULL)
@@ -251,6 +255,7 @@ async def test_a_rule_holds_from_the_creation_on(service: Service) -> None:
     await told(client, NUMBER_AND_NOTE)
 
 
+@on_sqlite
 async def test_a_schema_must_satisfy_the_rule_of_the_same_update(service: Service) -> None:
     client = await with_history(service, NUMBER)
     await update(client, compatibility=pb.COMPATIBILITY_FULL)
@@ -261,6 +266,7 @@ async def test_a_schema_must_satisfy_the_rule_of_the_same_update(service: Servic
     assert await get(client) == changed
 
 
+@on_sqlite
 async def test_switching_the_rule_and_an_equal_schema_are_always_allowed(service: Service) -> None:
     client = await with_history(service, STRING, NUMBER_AND_NOTE)
     switched = await update(client, compatibility=pb.COMPATIBILITY_FULL_TRANSITIVE)
@@ -299,12 +305,14 @@ async def test_of_two_that_suit_the_past_but_not_each_other_one_is_made(service:
 # Checking a candidate
 
 
+@on_sqlite
 async def test_an_equal_candidate_is_no_change(shop: Client) -> None:
     same = pb.Schema(properties=reversed(ORDER_SCHEMA.properties))
     answer = await check(shop, same, compatibility=pb.COMPATIBILITY_FULL)
     assert (answer.compatible, answer.changed) == (True, False)
 
 
+@on_sqlite
 async def test_a_candidate_is_checked_by_the_definitions_own_rule_and_for_a_deleted_one_too(service: Service) -> None:
     client = await with_history(service, NUMBER)
     assert (await check(client, STRING)).compatibility == pb.COMPATIBILITY_NONE
@@ -315,6 +323,7 @@ async def test_a_candidate_is_checked_by_the_definitions_own_rule_and_for_a_dele
     assert (answer.compatible, answer.compatibility) == (False, pb.COMPATIBILITY_BACKWARD)
 
 
+@on_sqlite
 async def test_a_missing_candidate_is_refused_at_its_field(shop: Client) -> None:
     refused = await refusal(check(shop, None))
     assert (refused.code, refused.violations) == (INVALID, (("schema", "INVALID_ARGUMENT"),))
@@ -336,6 +345,7 @@ def named(*names: str) -> pb.Schema:
 UNKNOWN: Any = 99
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("wrong", "path", "reason"),
     [
@@ -400,6 +410,7 @@ PAYLOADS = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 async def test_validation_has_the_result_of_sending(shop: Client, payload: Struct | None) -> None:
     answer = await validate(shop, payload)
@@ -413,6 +424,7 @@ async def test_validation_has_the_result_of_sending(shop: Client, payload: Struc
     assert await validate(shop, payload, schema=ORDER_SCHEMA) == answer
 
 
+@on_sqlite
 async def test_a_payload_can_be_validated_by_any_revision_and_by_a_deleted_definition(shop: Client) -> None:
     await shop.redefine(STRING)
     payload = struct({"total": 5})
@@ -422,6 +434,7 @@ async def test_a_payload_can_be_validated_by_any_revision_and_by_a_deleted_defin
     assert (await validate(shop, payload, event_definition=deleted.id, revision=2)).valid
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("request_", "path", "reason"),
     [
@@ -439,6 +452,7 @@ async def test_a_validation_without_a_schema_is_refused_with_the_field(
     assert (await refusal(shop.definitions.ValidateEvent(request_))).violations == ((path, reason),)
 
 
+@on_sqlite
 async def test_a_missing_definition_neither_checks_nor_validates(service: Service) -> None:
     await service.shop()
     other = await service.project()

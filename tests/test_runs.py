@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
+# Requests are refused before the database has a part in it.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 INVALID = StatusCode.INVALID_ARGUMENT
 NOT_FOUND = (StatusCode.NOT_FOUND, "RUN_NOT_FOUND")
@@ -534,6 +536,7 @@ async def test_an_engine_that_works_on_an_older_match_is_refused(till: Client) -
     assert (await complete(till, run, match_id=resumed.match_id)).status == pb.RUN_STATUS_COMPLETED
 
 
+@on_sqlite
 async def test_attributes_and_reasons_of_an_engine_have_limits(till: Client) -> None:
     run = await started(till)
     for call, path in (
@@ -551,6 +554,7 @@ async def test_attributes_and_reasons_of_an_engine_have_limits(till: Client) -> 
     assert (await complete(till, run, reason="x" * 1_000, attributes=kept)).attributes == kept
 
 
+@on_sqlite
 async def test_a_wait_takes_from_a_second_to_a_year_and_a_day(till: Client) -> None:
     run = await started(till)
     for seconds in (0, 0.999999, 366 * 86_400 + 1):

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
+# Requests are refused before the database has a part in it.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 INVALID = StatusCode.INVALID_ARGUMENT
 NOT_FOUND = (StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")
@@ -118,6 +120,7 @@ async def test_a_subscription_begins_where_it_says(till: Client, start: pb.Start
     assert positions(await pull(till)) == list(range(position + 1, 4))
 
 
+@on_sqlite
 async def test_what_breaks_the_rules_of_a_subscription_is_refused(till: Client) -> None:
     for fields, path in (
         ({"name": " "}, "subscription.name"),
@@ -350,6 +353,7 @@ async def test_a_pull_takes_what_it_asks_for_and_no_leases_over(till: Client) ->
     assert positions(await pull(till, 0)) == [5]
 
 
+@on_sqlite
 async def test_a_pull_that_breaks_the_rules_is_refused(till: Client) -> None:
     await subscribe(till)
     cases: list[tuple[dict[str, Any], str]] = [
@@ -492,6 +496,7 @@ async def test_parked_matches_are_discarded(till: Client) -> None:
     assert (await parked(till), await pull(till)) == ([], [])
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("selection", "path"),
     [

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 pytestmark = pytest.mark.lasting
+# What is stored is read from the rows alike over both databases, which the list of events shows.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 LARGEST = sys.float_info.max
 REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, "ROW_UNREADABLE")
@@ -93,6 +95,7 @@ async def test_an_event_is_shown_with_its_reason_beside_the_others(
     assert await verdict(shop.automations.ExplainEvent(explained)) == REFUSED
 
 
+@on_sqlite
 @every_damage
 async def test_a_backtest_skips_and_counts_an_unreadable_event(
     service: Service, shop: Client, served_store: Store, damage: str
@@ -179,6 +182,7 @@ async def test_an_unreadable_automation_is_shown_with_the_reason_and_still_match
     assert (await shop.send()).match_count == 3
 
 
+@on_sqlite
 @one_damage
 @pytest.mark.parametrize("column", ["labels", "attributes"])
 async def test_a_change_of_an_automation_keeps_unreadable_values_until_they_are_replaced(
@@ -250,6 +254,7 @@ async def test_numbers_beyond_the_range_are_read_as_the_largest_double_everywher
         assert read_struct(values) == wanted
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("dialect", "call"),
     [
