@@ -30,6 +30,7 @@ from tests.support.consumers import (
     subscribe,
 )
 from tests.support.messages import ADA, ANYTHING, BOB, ORDER, event, schema, struct
+from tests.support.quarantine import refused_events
 from tests.support.refusals import verdict
 
 if TYPE_CHECKING:
@@ -412,3 +413,19 @@ async def test_an_erasure_that_begins_when_another_one_ends_is_answered_when_it_
                 await asyncio.sleep(0.001)
     assert (await erase(shop, BOB)).event_count == 2
     assert (await first).event_count == 1
+
+
+async def test_refused_events_are_erased_of_a_person_of_whom_nothing_is_recorded(service: Service) -> None:
+    shop = await service.shop(refused_events=projects_pb2.REFUSED_EVENTS_QUARANTINE)
+    # Of an address that no contact has, and of a contact that was erased before.
+    mine = (await shop.send(event())).event
+    await erase(shop)
+    for named in ({"email": BOB}, {"email": "", "contact_id": mine.contact_id}):
+        for _ in range(2):
+            await verdict(shop.send(event(**named)))
+        ref = {"id": named["contact_id"]} if "contact_id" in named else {"email": BOB}
+        planned = await erase(shop, validate_only=True, **ref)
+        done = await erase(shop, **ref)
+        assert (planned.refused_event_count, done.refused_event_count, done.event_count) == (2, 2, 0)
+        assert await refused_events(shop) == []
+        assert (await erase(shop, **ref)).refused_event_count == 0

@@ -105,11 +105,11 @@ def events_of(
 
 
 def begin_erasure(
-    connection: Connection, project_pk: int, contact_id: str, email: str, now: int
+    connection: Connection, project_pk: int, contact_id: str, email: str, now: int, *, is_refused: bool = False
 ) -> tuple[Person, PendingErasure | None]:
     """Begin to erase a person, or find the erasure in progress; None if nothing is left to erase.
 
-    Raise ContactNotFound for an unknown id.
+    With `is_refused`, there are refused events about the person. Raise ContactNotFound for an unknown id.
     """
     head = lock_heads(connection, [project_pk])[project_pk]
     person = find_person(connection, project_pk, contact_id=contact_id, email=email)
@@ -118,9 +118,10 @@ def begin_erasure(
     if row is not None:
         return person, PendingErasure(*row)
     if person.contact_key:
-        if not _erase_contact(connection, person, now):
-            return person, None
-    elif not events_of(connection, project_pk, person, 0, head.position, 1):
+        is_recorded = _erase_contact(connection, person, now)
+    else:
+        is_recorded = bool(events_of(connection, project_pk, person, 0, head.position, 1))
+    if not is_recorded and not is_refused:
         return person, None
     # Drops the cached contacts and automations' contacts of all servers, and has keys looked up by their digests.
     advance_catalog(connection, project_pk)
@@ -131,8 +132,9 @@ def begin_erasure(
         "contact_key": person.contact_key,
         "email": person.email,
         "keeps": project_by_pk(connection, project_pk).rules.erasure is Erasure.KEEP_NOT_PERSONAL,
-        "run_number": 0,
-        "position": 0,
+        # What was erased before is not erased again.
+        "run_number": 0 if is_recorded else head.match_position,
+        "position": 0 if is_recorded else head.position,
         "until_position": head.position,
         "erased_at": now,
         "updated_at": now,
