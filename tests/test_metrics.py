@@ -10,9 +10,9 @@ def test_each_count_adds_to_its_own_metrics() -> None:
     metrics = Metrics()
     value = metrics.registry.get_sample_value
     for _ in range(2):
-        metrics.count_commit(3, 2, 0.5)
-        metrics.count_matches(4)
-        metrics.count_failures("p1", {Verdict.MISSING: 5, Verdict.ERROR: 1})
+        metrics.commits.count(3, 2, 0.5)
+        metrics.commits.count_matches(4)
+        metrics.commits.count_failed_conditions("p1", {Verdict.MISSING: 5, Verdict.ERROR: 1})
         metrics.count_request("arsel", 200)
     metrics.count_request("arsel", 404)
     metrics.count_request("", 404)
@@ -33,5 +33,5 @@ COUNTED = {("arsel", "200"): 2, ("arsel", "404"): 1, ("", "404"): 1}
 
 def test_the_queue_is_read_when_the_metrics_are() -> None:
     metrics, waiting = Metrics(), [5, 7]
-    metrics.watch_queue(lambda: waiting.pop(0))
+    metrics.commits.watch_queue(lambda: waiting.pop(0))
     assert [metrics.registry.get_sample_value("signalbox_queue_events") for _ in range(2)] == [5, 7]

@@ -54,8 +54,8 @@ async def test_only_the_admin_key_sees_metrics_of_projects(lasting_service: Serv
 
 async def test_series_of_projects_are_summed_without_their_names() -> None:
     metrics = Metrics()
-    metrics.count_failures("first", {Verdict.ERROR: 2, Verdict.MISSING: 1})
-    metrics.count_failures("second", {Verdict.ERROR: 3})
+    metrics.commits.count_failed_conditions("first", {Verdict.ERROR: 2, Verdict.MISSING: 1})
+    metrics.commits.count_failed_conditions("second", {Verdict.ERROR: 3})
     seconds = Histogram("seconds", "Of projects.", (PROJECT_LABEL,), buckets=(1,), registry=metrics.registry)
     for project, value in (("first", 0.5), ("second", 0.5), ("second", 5)):
         seconds.labels(project).observe(value)

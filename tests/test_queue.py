@@ -371,7 +371,7 @@ async def test_a_commit_under_a_new_catalog_reads_catalog_and_contacts_once(
 def test_the_largest_commits_have_a_bucket_of_their_own() -> None:
     metrics = Metrics()
     for events, seconds in ((10_000, 2.5), (10_001, 2.51)):
-        metrics.count_commit(events, 0, seconds)
+        metrics.commits.count(events, 0, seconds)
     count = metrics.registry.get_sample_value
     for name, bound in (("events", "10000.0"), ("seconds", "2.5")):
         assert count(f"signalbox_commit_{name}_bucket", {"le": bound}) == 1

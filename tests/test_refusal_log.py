@@ -41,7 +41,7 @@ REJECTED = PayloadRejected((Violation("properties.secret", "UNKNOWN_PROPERTY", "
 def test_refused_events_are_counted_by_project_and_reason_and_others_are_not() -> None:
     metrics = Metrics()
     batch: Any = Batch(REJECTED, REJECTED, ContactNotFound(ADDRESS), QueueFull(), None)
-    RefusalLog(metrics)._metrics.count_refused_events("p2", "order", "PAYLOAD_REJECTED", 5)
+    RefusalLog(metrics)._metrics.refusals.count_events("p2", "order", "PAYLOAD_REJECTED", 5)
     counted = RefusalLog(metrics)
     counted._log = lambda *_: None  # type: ignore[method-assign]
     counted.note(batch)

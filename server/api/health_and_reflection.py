@@ -126,7 +126,7 @@ class KeylessServices:
             yield
         except (LimitReached, MalformedRequest, WatcherTooSlow) as error:
             if isinstance(error, LimitReached):
-                self._metrics.count_refused(error.reason)
+                self._metrics.refusals.count(error.reason)
             await abort(context, error)
         finally:
             self._open[kind] -= 1

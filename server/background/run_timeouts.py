@@ -60,7 +60,7 @@ class RunTimeouts:
 
     async def _time_out(self, project_pk: int) -> None:
         position, count = await self._database.write(lambda connection: time_out(connection, project_pk))
-        self._metrics.count_matches(count)
+        self._metrics.commits.count_matches(count)
         self._metrics.count_runs("queued", count)
         self._notifier.advance(project_pk, position)
 

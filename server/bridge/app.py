@@ -354,7 +354,7 @@ class Bridge:
             route = exchange.route.path if exchange.route else UNKNOWN_ROUTE
             log.error("request_failed", method=exchange.method, route=route, exc_info=error)
         elif isinstance(error, (BodiesTooLarge, TooManyReads)):
-            self._metrics.count_refused(error.reason)
+            self._metrics.refusals.count(error.reason)
         elif isinstance(error, InternalError):
             log.error("storage_refused", exc_info=error.__cause__)
         dialects = [exchange.mount.dialect] if exchange.mount else likely_dialects(exchange.headers, exchange.path)

@@ -157,7 +157,7 @@ class HttpConnections:
         ):
             self._refused += 1
             if self._metrics is not None:
-                self._metrics.count_refused("TOO_MANY_CONNECTIONS")
+                self._metrics.refusals.count("TOO_MANY_CONNECTIONS")
             return False
         self._open[connection] = None
         self._by_address[address] += 1
@@ -185,7 +185,7 @@ class HttpConnections:
         self._heads += size
         if self._heads > MAX_HEADS and head > SMALL_HEAD:
             if self._metrics is not None:
-                self._metrics.count_refused("TOO_MANY_HEADS")
+                self._metrics.refusals.count("TOO_MANY_HEADS")
             raise TooManyHeads("The server has too many unfinished requests; try again in a second")
 
     def default_lines(self, headers: Sequence[tuple[bytes, bytes]]) -> bytes:

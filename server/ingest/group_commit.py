@@ -114,7 +114,7 @@ class GroupCommit:
         self._steps_next = False
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        metrics.watch_queue(lambda: self._queue.events, lambda: self._queue.bytes)
+        metrics.commits.watch_queue(lambda: self._queue.events, lambda: self._queue.bytes)
 
     def start(self) -> None:
         """Start the task."""
@@ -139,7 +139,7 @@ class GroupCommit:
         try:
             self._submit(batch)
         except QueueFull as error:
-            self._metrics.count_refused(error.reason)
+            self._metrics.refusals.count(error.reason)
             raise
 
     def is_costly(self, batch: Batch) -> bool:
@@ -147,7 +147,7 @@ class GroupCommit:
         try:
             return estimated_cost(batch) > room_of(batch)
         except BatchTooCostly as error:
-            self._metrics.count_refused(error.reason)
+            self._metrics.refusals.count(error.reason)
             raise
 
     async def pre_evaluate(self, batch: Batch) -> None:
@@ -155,7 +155,7 @@ class GroupCommit:
         try:
             await self._evaluator.evaluate(batch)
         except BatchTooCostly as error:
-            self._metrics.count_refused(error.reason)
+            self._metrics.refusals.count(error.reason)
             raise
 
     async def admit(self, project_pk: int, events: int, size: int) -> None:
@@ -186,7 +186,7 @@ class GroupCommit:
                 attempt()
             except QueueFull as error:
                 if (left := until - clock()) <= 0:
-                    self._metrics.count_refused(error.reason)
+                    self._metrics.refusals.count(error.reason)
                     raise
                 await self._queue.wait_for_room(project_pk, events, size, min(left, PATIENCE_SECONDS))
             else:
@@ -211,7 +211,7 @@ class GroupCommit:
         batches = self._queue.clear()
         if events := sum(len(batch.drafts) for batch in batches):
             self._health.outages.count("events refused", events)
-            self._metrics.count_refused(StorageLate.reason)
+            self._metrics.refusals.count(StorageLate.reason)
             _resolve(batches, StorageLate())
 
     def _answer_running(self) -> None:
@@ -294,7 +294,7 @@ class GroupCommit:
             if len(batches) > 1 and not is_outage(error):
                 await self._commit_apart(batches)
                 return
-            self._metrics.count_failed_commit()
+            self._metrics.commits.count_failed()
             self._report(error, sum(len(batch.drafts) for batch in batches))
             _resolve(batches, error if isinstance(error, ServiceError) else InternalError())
         else:
@@ -314,13 +314,13 @@ class GroupCommit:
 
     def _count(self, commits: Sequence[ProjectCommit], seconds: float) -> None:
         matches = sum(len(each.matching.matches) for each in commits if each.matching is not None)
-        self._metrics.count_commit(sum(each.stored for each in commits), matches, seconds)
+        self._metrics.commits.count(sum(each.stored for each in commits), matches, seconds)
         if matches:
             # Each match queues a run: a new one, or one that waited.
             self._metrics.count_runs("queued", matches)
         for each in commits:
             if each.quarantined.unkept:
-                self._metrics.count_unkept(each.snapshot.project_id, each.quarantined.unkept)
+                self._metrics.refusals.count_unkept(each.snapshot.project_id, each.quarantined.unkept)
             self._queue.learn(each.snapshot.project_pk, each.batches, each.seconds)
             if self._tracer is not None:
                 _trace(self._tracer, each.batches, seconds)
@@ -367,7 +367,7 @@ class GroupCommit:
                 self._notifier.recent.record(project_pk, project.recent(), recent)
             self._notifier.advance(project_pk, project.head.match_position)
             if project.matching is not None:
-                self._metrics.count_failures(project.snapshot.project_id, project.matching.failures)
+                self._metrics.commits.count_failed_conditions(project.snapshot.project_id, project.matching.failures)
 
     def _keep_contacts(self, project: ProjectCommit) -> None:
         """Cache the contacts of a commit; a commit that stored nothing leaves no event to check them by."""

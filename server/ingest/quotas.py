@@ -158,7 +158,7 @@ class Quotas:
         if seconds := bucket.wait(count, monotonic()):
             await asyncio.sleep(min(seconds, REFUSAL_SECONDS))
             if seconds := bucket.wait(count, monotonic()):
-                self._metrics.count_refused(ProjectRateExceeded.reason)
+                self._metrics.refusals.count(ProjectRateExceeded.reason)
                 raise ProjectRateExceeded(bucket.rate, bucket.burst, max(seconds, 0.01))
         return bucket
 
@@ -198,7 +198,7 @@ class Quotas:
         day = await self._day(snapshot.project_pk)
         limit = snapshot.quota.events_per_day
         if day.used + count > limit:
-            self._metrics.count_refused(ProjectQuotaExceeded.reason)
+            self._metrics.refusals.count(ProjectQuotaExceeded.reason)
             seconds = ((day.number + 1) * DAY - database_now()) / _SECOND
             raise ProjectQuotaExceeded(limit, max(0, limit - day.used), max(seconds, 1.0))
         day.in_flight += count

@@ -50,7 +50,7 @@ class RefusalLog:
             kinds[kind] = kinds.get(kind, 0) + 1
             reasons[reason] = reasons.get(reason, 0) + 1
         for (event, reason), count in kinds.items():
-            self._metrics.count_refused_events(project_id, event, reason, count)
+            self._metrics.refusals.count_events(project_id, event, reason, count)
         for reason, count in reasons.items():
             self._log(project_id, reason, count, batch.caller.api)
 

@@ -331,7 +331,7 @@ class Calls:
         if isinstance(error, transport.own_errors):
             raise error
         if isinstance(error, LimitReached):
-            self.metrics.count_refused(error.reason)
+            self.metrics.refusals.count(error.reason)
         elif not isinstance(error, SignalboxError):
             log.error("call_failed", exc_info=error)
         elif isinstance(error, InternalError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest.mock import patch
 
 from server import app
+from server.app import measures
 from server.metrics import Metrics
 from tests.support.service import settings
 
@@ -66,7 +67,7 @@ async def running_registry(database: str, **changes: Any) -> AsyncIterator[tuple
             super().__init__()
             made.append(self)
 
-    with patch.object(app, "Metrics", Kept):
+    with patch.object(measures, "Metrics", Kept):
         async with app.running(settings(database, **changes)) as server:
             yield server, made[0].registry
 
