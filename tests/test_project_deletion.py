@@ -15,12 +15,13 @@ from automation.tables import metadata as automation_metadata
 from registry.tables import metadata as registry_metadata
 from server.background import project_deletion
 from server.ingest import refusal_log
+from server.services import erasures
 from server.storage.tables import metadata as server_metadata
 from signalbox.v1 import audit_pb2, contacts_pb2, match_stream_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import PARK, Engine, acknowledge, ids, pull, subscribe
-from tests.support.messages import event
+from tests.support.messages import ADA, event
 from tests.support.quarantine import reingest
 from tests.support.refusals import verdict
 from tests.support.service import ADMIN_KEY, serving
@@ -229,6 +230,27 @@ async def test_no_server_remembers_a_project_of_which_nothing_is_left(
                 await asyncio.sleep(0.1)
         assert not left
     # Two servers that end a deletion at the same time.
+    assert "work_failed" not in capsys.readouterr().out
+
+
+async def test_an_erasure_in_progress_goes_with_its_project(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(erasures, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(erasures, "PORTION_ROWS", 2)
+    async with serving(store.url) as service:
+        shop = await filled(service)
+        project = await project_of(service, shop)
+        key = await key_of(store, project.id)
+        request = contacts_pb2.EraseContactRequest(email=ADA)
+        erasing = asyncio.create_task(verdict(shop.contacts.EraseContact(request)))
+        async with asyncio.timeout(10):
+            while not await store.rows("contact_erasure"):  # noqa: ASYNC110 - only the table shows it
+                await asyncio.sleep(0.001)
+        await deletion(service, project)
+        assert await erasing == (StatusCode.UNAUTHENTICATED, "API_KEY_INVALID")
+        await gone(store, project.id, key)
+        assert not await store.rows("contact_erasure")
     assert "work_failed" not in capsys.readouterr().out
 
 

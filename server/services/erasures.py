@@ -15,6 +15,7 @@ on whichever server finds it first. Two servers may take its steps at once: each
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from time import monotonic
@@ -28,6 +29,7 @@ from registry.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges, AuditedValues
 from server.current_call.context import as_server
 from server.delivery.recent_matches import HELD_SECONDS, RECENT_SECONDS
+from server.errors import KeyInvalid
 from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.services.quarantine import delete
 from server.services.refused_of_person import refused_of_person
@@ -192,7 +194,9 @@ class Erasures:
 
     async def _continue(self, erasure: PendingErasure) -> None:
         log.info("erasure_resumed", position=erasure.position, until=erasure.until_position)
-        await self._task(erasure)
+        # The erasure of a project that was deleted meanwhile goes with its rows.
+        with suppress(KeyInvalid):
+            await self._task(erasure)
 
     def _task(self, erasure: PendingErasure) -> asyncio.Task[Erased]:
         """Return the task of an erasure, which is begun unless it runs."""

@@ -163,8 +163,9 @@ def _erase_contact(connection: Connection, person: Person, now: int) -> bool:
 
 
 def pending_erasures(connection: Connection) -> list[PendingErasure]:
-    """Return the erasures in progress, of all projects."""
-    return [PendingErasure(*row) for row in connection.execute(sa.select(contact_erasure))]
+    """Return the erasures in progress, of all projects that are not deleted."""
+    query = sa.select(contact_erasure).join(project, project.c.key == _pending.project_key)
+    return [PendingErasure(*row) for row in connection.execute(query.where(project.c.deleted_at.is_(None)))]
 
 
 def lock_erasure(connection: Connection, key: int) -> PendingErasure | None:
