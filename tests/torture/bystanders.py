@@ -75,18 +75,29 @@ class SlowReader:
             await self._world.pause(0.05 if self._world.calm else 2)
 
 
+class FrozenConsumer:
+    """A process that consumes a subscription, and freezes while it holds deliveries. It loads its modules at once."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    async def freeze(self, address: str, secret: str, subscription: str) -> None:
+        """Let it consume a subscription, and wait until it has frozen."""
+        self._pipe.send((address, secret, subscription))
+        assert await asyncio.to_thread(self._pipe.poll, 30), "the consumer that is to be frozen was not served"
+        assert await asyncio.to_thread(self._pipe.recv)
+
+
 @asynccontextmanager
-async def frozen_consumer(address: str, secret: str, subscription: str) -> AsyncIterator[None]:
-    """Run a process that consumes a subscription and freezes once it has deliveries; it ends with the context."""
-    async with forked(run_holder, address, secret, subscription) as served:
-        assert await asyncio.to_thread(served.poll, 30), "the consumer that is to be frozen was not served"
-        assert await asyncio.to_thread(served.recv)
-        yield
+async def frozen_consumer() -> AsyncIterator[FrozenConsumer]:
+    """Start the process; it ends with the context."""
+    async with forked(run_holder) as pipe:
+        yield FrozenConsumer(pipe)
 
 
-def run_holder(address: str, secret: str, subscription: str, served: Connection) -> None:
+def run_holder(pipe: Connection) -> None:
     """Hold deliveries, frozen, until the process is killed."""
-    asyncio.run(hold(address, secret, subscription, served))
+    asyncio.run(hold(*pipe.recv(), pipe))
 
 
 async def hold(address: str, secret: str, subscription: str, served: Connection) -> None:

@@ -34,7 +34,7 @@ from tests.support.history import (
 from tests.support.push_player import PushPlayer
 from tests.support.receiver import SECRET, receiving
 from tests.support.recorders import Consumer, Operator, Watcher
-from tests.torture.bystanders import Inspector, SlowReader, frozen_consumer
+from tests.torture.bystanders import FrozenConsumer, Inspector, SlowReader, frozen_consumer
 from tests.torture.checks import CHECKS, Evidence
 from tests.torture.databases import fresh_database
 from tests.torture.journal import StoredEvent
@@ -63,7 +63,7 @@ FAILPOINT_COUNT: Final = 5
 FAILPOINT_SECONDS: Final = 5.0
 """A failpoint that is not reached in this time is given up, and the server is killed from outside."""
 
-CLOCK_SECONDS: Final = 10.0
+CLOCK_SECONDS: Final = 4.0
 """Clocks are wrong by at most this much: once they are right again, a lease or a retry ends that much too late."""
 
 
@@ -90,7 +90,12 @@ class Outcome:
 
 async def play(kind: str, seed: int, kills: int, folder: Path, pace: float = PACE) -> Outcome:
     """Play a round on a fresh database of a kind and check it. Raise AssertionError if a promise was broken."""
-    async with fresh_database(kind, folder) as database, receiving() as one, receiving() as other:
+    async with (
+        fresh_database(kind, folder) as database,
+        receiving() as one,
+        receiving() as other,
+        frozen_consumer() as frozen,
+    ):
         outcome = Outcome(seed)
         world, pushed = await set_up(database, folder, seed, pace, {"pushed": one, "pushed-contacts": other})
         receivers = [PushPlayer(world, *pair) for pair in pushed]
@@ -98,7 +103,7 @@ async def play(kind: str, seed: int, kills: int, folder: Path, pace: float = PAC
         try:
             async with asyncio.timeout(ROUND_SECONDS + kills * KILL_SECONDS), playing(world, receivers):
                 await torment(world, database, nodes, outcome, kills)
-                await drain(world, nodes)
+                await drain(world, nodes, frozen)
         finally:
             for node in nodes:
                 await node.kill()
@@ -139,7 +144,7 @@ async def set_up(
         ("pushed", pb.MatchFilter(event_names=[PAID]), False),
         ("pushed-contacts", pb.MatchFilter(labels={"team": "growth"}), True),
     ):
-        history.subscriptions[name] = Rules(chosen, by_contact, ack_deadline=2_000_000)
+        history.subscriptions[name] = Rules(chosen, by_contact, ack_deadline=1_000_000)
         receiver = receivers.get(name)
         # Requests that are in progress at once arrive in any order.
         in_flight = 8 if by_contact else 1
@@ -151,7 +156,7 @@ async def set_up(
             push=push,
             filter=chosen,
             order=pb.DELIVERY_ORDER_CONTACT if by_contact else pb.DELIVERY_ORDER_POSITION,
-            ack_deadline=seconds(2),
+            ack_deadline=seconds(1),
             max_attempts=100,
             backoff=pb.Backoff(initial_delay=seconds(0.05), max_delay=seconds(0.3)),
         )
@@ -250,7 +255,7 @@ async def one_life(world: TortureWorld, membership: Membership) -> str:
     return failpoint if by_itself else "random moment"
 
 
-async def drain(world: TortureWorld, nodes: list[Node]) -> None:
+async def drain(world: TortureWorld, nodes: list[Node], frozen: FrozenConsumer) -> None:
     """Start every node for good, send nothing more, and wait until every reader is at the end of the log.
 
     One consumer is frozen meanwhile, while it holds leases.
@@ -259,12 +264,12 @@ async def drain(world: TortureWorld, nodes: list[Node]) -> None:
         await Membership(world, node).begin()
     service = nodes[0].service
     assert service is not None
-    async with frozen_consumer(service.address, world.secret, "all"):
-        world.calm = True
-        await asyncio.wait(world.players[:SENDERS])
-        await all_read(world)
-        world.over = True
-        await asyncio.wait(world.players)
+    await frozen.freeze(service.address, world.secret, "all")
+    world.calm = True
+    await asyncio.wait(world.players[:SENDERS])
+    await all_read(world)
+    world.over = True
+    await asyncio.wait(world.players)
 
 
 SENDERS: Final = 10
