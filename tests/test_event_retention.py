@@ -44,7 +44,7 @@ def at_once() -> Iterator[None]:
     """Delete without waiting for the next look."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (event_retention, match_retention):
-            patch.setattr(module, "LOOK_SECONDS", 0.02)
+            patch.setattr(module, "LOOK_SECONDS", 0.05)
             patch.setattr(module, "SETTLING_SECONDS", 0.0)
         yield
 
