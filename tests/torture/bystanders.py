@@ -97,7 +97,8 @@ async def frozen_consumer() -> AsyncIterator[FrozenConsumer]:
 
 def run_holder(pipe: Connection) -> None:
     """Hold deliveries, frozen, until the process is killed."""
-    asyncio.run(hold(*pipe.recv(), pipe))
+    address, secret, subscription = pipe.recv()
+    asyncio.run(hold(address, secret, subscription, pipe))
 
 
 async def hold(address: str, secret: str, subscription: str, served: Connection) -> None:
