@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from bench import delivery, ingest, peers
 from bench.automations import MANY_AUTOMATIONS
 from bench.harness import Group, main, rate
-from bench.page import RESULTS
 from bench.pushes import PUSHES
-from bench.results import Ratio
+from bench.results import RESULTS, Ratio
 from bench.subjects import signalbox
 
 if TYPE_CHECKING:

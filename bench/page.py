@@ -10,8 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from bench.all import GROUPS
 from bench.chart import chart
-from bench.results import figure, from_json
+from bench.results import RESULTS, figure, from_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from bench.results import Ratio, Result
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results" / "results.json"
 CHART = RESULTS.with_suffix(".svg")
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 
@@ -69,9 +69,6 @@ def with_results(text: str, table: str) -> str:
 
 def pages() -> Iterator[tuple[Path, str]]:
     """Yield each file that is made from the results, with its text."""
-    # Imported here, because that command imports this module.
-    from bench.all import GROUPS
-
     document, results = from_json(RESULTS.read_text(encoding="utf-8"))
     titles = [group.title for group in GROUPS]
     yield PAGE, with_results(PAGE.read_text(encoding="utf-8"), tables(document["machine"], results, titles))

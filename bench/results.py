@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+RESULTS = Path(__file__).parent / "results" / "results.json"
+"""The results that the documentation shows."""
 
 WIDTH = 56
 """The width of the first column of a table."""
