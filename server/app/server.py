@@ -11,8 +11,8 @@ import structlog
 
 from server.app.background import background_work
 from server.app.delivery import delivering
-from server.app.front_doors import serving
 from server.app.ingestion import ingesting
+from server.app.listeners import serving
 from server.app.management import managing
 from server.app.measures import measuring
 from server.app.servicers import make_servicers
@@ -69,10 +69,9 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         background_work(settings, storage, management, measures.metrics, ingestion.notifier) as erasures,
     ):
         servicers = make_servicers(storage, management, ingestion, delivery, erasures, shutdown, loop_time)
-        async with serving(settings, storage, management, measures, ingestion, servicers, calls, loop_time) as doors:
+        async with serving(settings, storage, management, measures, ingestion, servicers, calls, loop_time) as ports:
             demo = management.demo
-            requests = () if demo is None else demo_requests(demo)
-            server = Server(doors.grpc_address, doors.http_address, doors.leave, doors.metrics_address, demo, requests)
+            server = Server(*ports, demo, () if demo is None else demo_requests(demo))
             await _log_start(storage.database, server)
             yield server
 

@@ -44,13 +44,13 @@ METRICS_CONNECTIONS: Final = 100
 """The most connections to the listener for metrics."""
 
 
-class FrontDoors(NamedTuple):
+class Listeners(NamedTuple):
     """The addresses, with their actual ports, and how to announce that the server will stop while it keeps serving."""
 
     grpc_address: str
     http_address: str
-    metrics_address: str
     leave: Callable[[], Awaitable[None]]
+    metrics_address: str
 
 
 @asynccontextmanager
@@ -63,7 +63,7 @@ async def serving(
     servicers: Mapping[str, object],
     calls: OpenCalls,
     loop_time: LoopTime,
-) -> AsyncIterator[FrontDoors]:
+) -> AsyncIterator[Listeners]:
     """Serve calls. At the end, let those in progress end. Raise OSError if it cannot listen."""
     metrics, tracer, access, health = measures.metrics, measures.tracer, management.access, ingestion.health
     _watch(metrics, storage.database, health, calls)
@@ -90,7 +90,7 @@ async def serving(
         _listening(settings, grpc_server, http_server, health) as (grpc_address, http_address),
         _listening_for_metrics(settings, system.metrics_page) as metrics_address,
     ):
-        yield FrontDoors(grpc_address, http_address, metrics_address, grpc_server.leave)
+        yield Listeners(grpc_address, http_address, grpc_server.leave, metrics_address)
 
 
 def _watch(metrics: Metrics, database: MeasuredDatabase, health: StorageHealth, calls: OpenCalls) -> None:
