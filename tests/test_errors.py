@@ -20,7 +20,7 @@ import server.http.errors
 from registry.errors import SignalboxError
 from server.api.server import GrpcServer
 from server.auth.access import Access
-from server.bridge.app import _error_headers
+from server.bridge.errors import headers_of
 from server.errors import InternalError, InvalidArgument, ProjectNotFound, QueueFull, StorageError
 from server.http.errors import HttpError
 from server.model import Rules
@@ -135,7 +135,7 @@ def made(error: type[SignalboxError]) -> SignalboxError:
 def test_every_error_after_which_a_retry_helps_has_a_time_to_retry(error: type[SignalboxError]) -> None:
     details = [packed.TypeName() for packed in rich_status(made(error)).details]
     assert "google.rpc.RetryInfo" in details
-    assert dict(_error_headers(made(error)))[b"retry-after"].isdigit()
+    assert dict(headers_of(made(error)))[b"retry-after"].isdigit()
 
 
 @pytest.mark.parametrize("error", [*leaves(StorageError)], ids=lambda error: error.__name__)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from math import ceil
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +29,7 @@ from server.bridge.dialects.identification import (
     likely_dialects,
     secret_of,
 )
-from server.bridge.errors import NO_DIALECT, RuleBroken, report_error
+from server.bridge.errors import NO_DIALECT, RuleBroken, headers_of, report_error
 from server.bridge.messages import Request, Response
 from server.bridge.metrics_page import METRICS_PATH
 from server.bridge.rate_limits import RateLimiter
@@ -42,11 +41,9 @@ from server.http.body import ClientGone, decode_body, read_body, small_body
 from server.http.errors import (
     BodiesTooLarge,
     MethodNotAllowed,
-    RateLimited,
     RepeatedHeader,
     RouteNotFound,
     TooManyReads,
-    UnsupportedEncoding,
 )
 from server.http.headers import repeated_header
 from server.metrics.calls import UNKNOWN_ROUTE
@@ -360,7 +357,7 @@ class Bridge:
         dialects = [exchange.mount.dialect] if exchange.mount else likely_dialects(exchange.headers, exchange.path)
         if not dialects:
             reported = report_error(NO_DIALECT, error)
-            return Response(reported.status, {"error": reported.message}, _error_headers(error))
+            return Response(reported.status, {"error": reported.message}, headers_of(error))
         if not exchange.response_headers:
             exchange.response_headers = tuple(header for dialect in dialects for header in dialect.headers)
         topic = exchange.route.topic if exchange.route else ""
@@ -369,17 +366,4 @@ class Bridge:
         for dialect in reversed(dialects):
             reported = replace(report_error(dialect.error_table, error, topic), status=status)
             body |= dialect.write_error(reported, error, topic)
-        return Response(status, body, _error_headers(error))
-
-
-def _error_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
-    headers: list[tuple[bytes, bytes]] = []
-    if isinstance(error, MethodNotAllowed):
-        headers.append((b"allow", ", ".join(error.allowed).encode()))
-    if isinstance(error, RateLimited):
-        headers += error.headers
-    if isinstance(error, UnsupportedEncoding):
-        headers.append((b"accept-encoding", ", ".join(error.supported).encode()))
-    if isinstance(error, SignalboxError) and error.retry_after:
-        headers.append((b"retry-after", str(ceil(error.retry_after)).encode()))
-    return tuple(headers)
+        return Response(status, body, headers_of(error))

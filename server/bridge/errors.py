@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from registry.errors import SignalboxError
+from server.http.errors import MethodNotAllowed, RateLimited, UnsupportedEncoding
 from server.status import http_status_of, message_of, reason_of
 
 if TYPE_CHECKING:
@@ -69,3 +71,17 @@ def violations_of(error: Exception) -> tuple[Violation, ...]:
     """Return the violations that an error lists, by path."""
     found: tuple[Violation, ...] = getattr(error, "violations", ())
     return found
+
+
+def headers_of(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that a response with an error has in every dialect."""
+    headers: list[tuple[bytes, bytes]] = []
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", ", ".join(error.allowed).encode()))
+    if isinstance(error, RateLimited):
+        headers += error.headers
+    if isinstance(error, UnsupportedEncoding):
+        headers.append((b"accept-encoding", ", ".join(error.supported).encode()))
+    if isinstance(error, SignalboxError) and error.retry_after:
+        headers.append((b"retry-after", str(ceil(error.retry_after)).encode()))
+    return tuple(headers)
