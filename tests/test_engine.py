@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +13,13 @@ import pytest
 
 from server.services.demo import EMAIL, EVENT, PROPERTIES, SECRET
 from tests.support.command_line import ENVIRONMENT, read_line, serving
+from tests.support.forked_modules import Popen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.command_line import Server
+    from tests.support.forking import ForkedProcess
 
 pytestmark = pytest.mark.checkout
 
@@ -27,13 +28,18 @@ WOULD_MAIL = f"would mail {EMAIL}\n"
 
 
 @contextmanager
-def engine(server: Server) -> Iterator[subprocess.Popen[str]]:
+def engine(server: Server) -> Iterator[ForkedProcess]:
     variables = ENVIRONMENT | {"SIGNALBOX_SERVER": server.address, "SIGNALBOX_KEY": SECRET}
-    with subprocess.Popen([sys.executable, str(EXAMPLE)], stdout=subprocess.PIPE, text=True, env=variables) as process:
+    command = [sys.executable, "-m", "examples.engine"]
+    with (
+        (server.folder / "engine.log").open("w") as log,
+        Popen(command, stderr=log, cwd=EXAMPLE.parents[1], env=variables) as process,
+    ):
         try:
             yield process
         finally:
             process.kill()
+            process.wait()
 
 
 def wait_for(server: Server, name: str, value: int) -> None:
@@ -86,8 +92,11 @@ def test_the_example_engine_acts_on_each_match_over_a_crash_and_drains(tmp_path:
         with serving(tmp_path, server.address) as revived:
             wait_for(revived, "floor_position", 2)
             mailer.send_signal(signal.SIGINT)
-            out, _ = mailer.communicate(timeout=20)
-            assert mailer.returncode == 0
-            assert out.count(WOULD_MAIL) in (1, 2)  # the second when its acknowledgement did not arrive
+            assert mailer.wait(timeout=20) == 0
+            assert mailer.stdout is not None
+            assert mailer.stdout.read().count(WOULD_MAIL) in (
+                1,
+                2,
+            )  # the second when its acknowledgement did not arrive
             wait_for(revived, "outstanding_count", 0)
             assert run_statuses(revived) == ["RUN_STATUS_COMPLETED"] * 2

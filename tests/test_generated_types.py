@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tests.support.stores import Backend
 
 pytestmark = pytest.mark.lasting
-# Messages are read before any database is asked.
+# Messages are read, and types written, without the database.
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 P, T = Property, PropertyType
@@ -106,6 +106,7 @@ async def test_a_typed_send_is_stored_like_an_untyped_one(maker: Client) -> None
     assert one.coercion_count == other.coercion_count > 0
 
 
+@on_sqlite
 async def test_names_of_one_underscore_before_another_are_sent(maker: Client) -> None:
     inner = (P("type", T.STRING), P("_type", T.STRING))
     schema = Schema((P("_id", T.NUMBER), P("id", T.STRING), P("o", T.OBJECT, properties=inner)))
@@ -122,6 +123,7 @@ async def test_a_typed_send_repeats_an_untyped_one(maker: Client) -> None:
     assert (again.duplicate, again.event.id) == (True, first.event.id)
 
 
+@on_sqlite
 async def test_batches_and_streams_take_typed_properties(maker: Client) -> None:
     events = [typed_event(rich(PAYLOAD)), event(PAYLOAD, name="rich"), typed_event(b"", 7), typed_event(b"", name="no")]
     results = await maker.send_all(events, INDEPENDENT)
@@ -251,6 +253,7 @@ def test_a_message_is_read_as_its_struct_is(drawn: tuple[Schema, dict[str, Any]]
 # What the service gives
 
 
+@on_sqlite
 async def test_a_descriptor_set_stands_alone_and_goes_with_its_text(maker: Client) -> None:
     answer = await maker.definitions.GetDescriptorSet(event_definitions_pb2.GetDescriptorSetRequest())
     pool = DescriptorPool()
@@ -263,6 +266,7 @@ async def test_a_descriptor_set_stands_alone_and_goes_with_its_text(maker: Clien
     assert "message Rich {" in answer.files["signalbox/events/v1/rich.proto"]
 
 
+@on_sqlite
 async def test_a_descriptor_set_holds_each_named_definition_once(maker: Client) -> None:
     definition = await maker.define("third")
     request = event_definitions_pb2.GetDescriptorSetRequest(event_definitions=["third", definition.id, "third"])
@@ -304,6 +308,7 @@ async def numbers(maker: Client) -> dict[str, int]:
     return {each.json_name: each.number for each in file.message_type[0].field}
 
 
+@on_sqlite
 async def test_a_json_schema_is_of_the_latest_or_a_named_revision(maker: Client) -> None:
     await maker.redefine(write_schema(Schema()), "rich")
 
@@ -395,6 +400,7 @@ async def test_revisions_from_before_layouts_get_theirs(backend: Backend, tmp_pa
 # Export
 
 
+@on_sqlite
 async def test_definitions_are_exported_as_files(service: Service, tmp_path: Path) -> None:
     client = await service.shop()
     await client.define("rich", write_schema(RICH))

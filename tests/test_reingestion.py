@@ -55,6 +55,7 @@ async def reingest_all(client: Client, request: pb.ReingestRefusedEventsRequest)
     return calls
 
 
+@on_sqlite
 async def test_the_audit_log_says_who_sent_what_again_and_how_many(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ async def test_a_dry_run_counts_a_key_once_however_many_pages_it_is_on(
     assert len(dry) == len(done) == calls
 
 
+@on_sqlite
 async def test_events_that_are_named_are_sent_at_the_rate_and_the_rest_later(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

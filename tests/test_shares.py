@@ -47,6 +47,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+# What waits in the queue has not met the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 EVENTS, SIZE = 100, 1_000_000
 
 
@@ -196,6 +199,7 @@ async def pipeline(database: Database) -> AsyncIterator[IngestPipeline]:
         made.gate.set()
 
 
+@on_sqlite
 async def test_a_batch_waits_a_short_time_for_room(pipeline: IngestPipeline) -> None:
     pipeline.gate.clear()
     under_way = pipeline.begin(drafts())
@@ -212,6 +216,7 @@ async def test_a_batch_waits_a_short_time_for_room(pipeline: IngestPipeline) -> 
     assert len(await pipeline.stored()) == 2_401
 
 
+@on_sqlite
 async def test_a_single_send_beside_a_flood_is_in_the_next_commit(
     pipeline: IngestPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +260,7 @@ async def test_a_single_send_beside_a_flood_of_refused_events_is_in_the_next_com
     assert await pipeline.stored() == ["page_viewed", "lone"]
 
 
+@on_sqlite
 async def test_a_stream_of_a_project_waits_for_its_share_and_loses_nothing(pipeline: IngestPipeline) -> None:
     neighbour = await pipeline.neighbour("neighbour")
     pipeline.gate.clear()
@@ -292,6 +298,7 @@ async def test_a_part_that_is_refused_is_reported_in_its_own_events(pipeline: In
         await pipeline.send(poison, BatchMode.INDEPENDENT)
 
 
+@on_sqlite
 async def test_the_violations_of_a_batch_are_found_for_its_first_hundred_events_only(
     pipeline: IngestPipeline, database: Database
 ) -> None:
@@ -320,6 +327,7 @@ async def test_a_batch_of_which_a_part_is_in_doubt_is_in_doubt() -> None:
     assert isinstance(done.exception(), StorageUnavailable)
 
 
+@on_sqlite
 async def test_parts_whose_caller_leaves_are_not_stored(pipeline: IngestPipeline) -> None:
     neighbour = await pipeline.neighbour("neighbour")
     pipeline.gate.clear()

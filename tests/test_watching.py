@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tests.support.stores import Store
 
 pytestmark = pytest.mark.lasting
+# How a request is read, and a stream ends, does not depend on the database.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 PATH = "/v1/matches/watch"
 EARLIEST = {"start.log_end": "LOG_END_EARLIEST"}
@@ -94,6 +96,7 @@ async def test_matches_arrive_as_events_and_are_resumed_by_the_id_of_the_last_on
             assert event_ids(await anext(found)) == expected
 
 
+@on_sqlite
 async def test_a_query_selects_matches_and_where_to_start(service: Service, shop: Client) -> None:
     wanted = await automate(shop, labels={"team": "crm", "a.b": "c"})
     await automate(shop, name="Other", labels={"team": "shop"})
@@ -113,6 +116,7 @@ async def test_a_query_selects_matches_and_where_to_start(service: Service, shop
         assert set(event_ids(await anext(found))) == {sent[1]}
 
 
+@on_sqlite
 async def test_heartbeats_are_comments_that_advance_the_id(service: Service, shop: Client) -> None:
     await automate(shop)
     query = {"heartbeat_interval": "1s", "filter.event_names": "nothing_of_the_kind"}
@@ -125,6 +129,7 @@ async def test_heartbeats_are_comments_that_advance_the_id(service: Service, sho
         assert later.fields["id"] != first.fields["id"]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("query", "status", "code", "text"),
     [
@@ -158,6 +163,7 @@ async def test_an_error_before_the_first_event_is_a_response_of_its_own(
     assert text in response.json()["message"]
 
 
+@on_sqlite
 async def test_only_a_key_with_the_scope_watches_and_only_by_get(service: Service, shop: Client) -> None:
     other = await service.key(shop.project, "events:read")
     async with http_client(service) as http:
@@ -168,6 +174,7 @@ async def test_only_a_key_with_the_scope_watches_and_only_by_get(service: Servic
         assert (response.status_code, response.headers["allow"]) == (405, "GET")
 
 
+@on_sqlite
 async def test_an_error_after_the_first_event_is_the_last_one(service: Service, shop: Client) -> None:
     request = projects_pb2.CreateApiKeyRequest(project=shop.project, dialect=projects_pb2.DIALECT_NATIVE)
     made = await service.admin.projects.CreateApiKey(request)
@@ -192,6 +199,7 @@ async def test_a_shutdown_ends_the_events_with_an_error(store: Store) -> None:
     await watch.__aexit__(None, None, None)
 
 
+@on_sqlite
 async def test_over_http_1_0_the_events_end_with_the_connection(service: Service, shop: Client) -> None:
     query = "start.log_end=LOG_END_LATEST"
     request = f"GET {PATH}?{query} HTTP/1.0\r\nauthorization: Bearer {shop.secret}\r\n\r\n"
