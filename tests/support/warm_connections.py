@@ -20,7 +20,7 @@ MOST: Final = 40
 
 
 class WarmConnections:
-    """Keeps connections that were closed, each for the next one with the same arguments on the same event loop."""
+    """Keeps connections that were closed, each for the next one with the same arguments."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -28,13 +28,17 @@ class WarmConnections:
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:
-        """Keep connections to the address of the server, its folder of sockets, while the context is open."""
-        connect = asyncpg.connect
+        """Keep connections to the address of the server, its folder of sockets, while the context is open.
+
+        Those of other event loops are not kept: they end with their loop.
+        """
+        connect, loop = asyncpg.connect, asyncio.get_running_loop()
 
         async def connected(dsn: str | None = None, **arguments: Any) -> asyncpg.Connection:
-            if self._address not in f"{dsn} {arguments.get('host')}":
+            here = self._address in f"{dsn} {arguments.get('host')}"
+            if not here or asyncio.get_running_loop() is not loop:
                 return await connect(dsn, **arguments)
-            key = (dsn, repr(sorted(arguments.items())), id(asyncio.get_running_loop()))
+            key = (dsn, repr(sorted(arguments.items())))
             if (connection := self._take(key)) is None:
                 connection = await connect(dsn, **arguments, connection_class=_Connection)
                 connection.keeper, connection.key = self, key
