@@ -54,6 +54,8 @@ from tests.support.service import serving
 from tests.support.wire import nested_struct
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from server.storage.database import Database
     from tests.support.service import Client, Service
     from tests.support.stores import Store
@@ -319,9 +321,19 @@ async def test_a_run_without_a_contact_cannot_wait_for_an_event(database: Databa
 # Timing out
 
 
+@pytest.fixture
+def short_waits() -> Iterator[None]:
+    """Allow waits of a hundredth of a second, which are noticed as soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "MIN_TIMEOUT", 10_000)
+        patch.setattr(run_timer, "POLL_SECONDS", 0.05)
+        yield
+
+
+@pytest.mark.usefixtures("short_waits")
 async def test_a_wait_in_vain_times_out(till: Client, served_store: Store) -> None:
     run = await started(till)
-    parked = await await_event(till, run, seconds=1)
+    parked = await await_event(till, run, seconds=0.01)
     late = await no_longer_waiting(till, run)
     assert (late.status, late.HasField("wait"), late.event_id) == (QUEUED, False, run.event_id)
     assert 0 <= late.updated_at.ToMicroseconds() - parked.wait.timeout_at.ToMicroseconds() < 5_000_000
@@ -338,9 +350,8 @@ async def test_a_wait_in_vain_times_out(till: Client, served_store: Store) -> No
 
 
 async def test_a_timeout_reaches_a_waiting_consumer_and_is_counted(
-    service: Service, till: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+    short_waits: None, service: Service, till: Client, store: Store
 ) -> None:
-    monkeypatch.setattr(runs, "MIN_TIMEOUT", 10_000)
     await subscribe(till)
     engine = await Engine.open(till, heartbeat_interval=Duration(seconds=60))
     run = await started(till)
@@ -355,11 +366,8 @@ async def test_a_timeout_reaches_a_waiting_consumer_and_is_counted(
     await engine.close()
 
 
-async def test_a_short_wait_is_not_held_up_by_an_earlier_long_one(
-    till: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "MIN_TIMEOUT", 10_000)
-    monkeypatch.setattr(run_timer, "POLL_SECONDS", 0.05)
+@pytest.mark.usefixtures("short_waits")
+async def test_a_short_wait_is_not_held_up_by_an_earlier_long_one(till: Client) -> None:
     long, short = await started(till), await started(till)
     await await_event(till, long, seconds=3_600)
     # By now the timer has seen the long wait, and rests.
@@ -384,13 +392,13 @@ async def test_a_wait_times_out_although_the_server_was_away(database_url: str, 
     assert sorted(each.kind for each in await match_log(store)) == ["started", "started", "timed_out"]
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_either_an_event_or_the_timeout_wins(till: Client, served_store: Store) -> None:
     runs = [
         await get_run(till, each.receipt.matches[0].run_id) for each in await till.send_all(orders(20), view=MATCHES)
     ]
     for number, run in enumerate(runs):
-        await await_event(till, run, "paid" if number % 2 else ORDER, seconds=1)
-    await asyncio.sleep(0.9)
+        await await_event(till, run, "paid" if number % 2 else ORDER, seconds=0.2)
     for _ in range(40):
         await till.send(PAID)
         await asyncio.sleep(0.005)
@@ -401,44 +409,49 @@ async def test_either_an_event_or_the_timeout_wins(till: Client, served_store: S
 
 
 async def test_a_run_that_was_ended_does_not_time_out(till: Client, served_store: Store) -> None:
-    first, second = await started(till), await started(till)
+    first, second, later = [await started(till) for _ in range(3)]
     for run in (first, second):
-        await await_event(till, run, seconds=2)
+        await await_event(till, run, seconds=1)
     await complete(till, first)
     await cancel(till, second)
-    await asyncio.sleep(2.3)
+    await await_event(till, later, seconds=1)
+    # By then the timer has passed the others.
+    await no_longer_waiting(till, later)
     assert (await get_run(till, first.id)).status == pb.RUN_STATUS_COMPLETED
     assert (await get_run(till, second.id)).status == pb.RUN_STATUS_CANCELLED
-    assert {each.kind for each in await match_log(served_store, till)} == {"started"}
+    ends = [each.run_id for each in await match_log(served_store, till) if each.kind != "started"]
+    assert ends == [later.id]
 
 
-async def test_more_waits_than_a_batch_time_out(till: Client, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_waits_than_a_batch_time_out(
+    short_waits: None, till: Client, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_timer, "BATCH_RUNS", 2)
     results = await till.send_all(orders(7), view=MATCHES)
     runs = [await get_run(till, each.receipt.matches[0].run_id) for each in results]
     for run in runs:
-        await await_event(till, run, seconds=1)
+        await await_event(till, run, seconds=0.05)
     for run in runs:
         await no_longer_waiting(till, run)
     assert [each.kind for each in await match_log(store)] == ["started"] * 7 + ["timed_out"] * 7
 
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
-async def test_two_servers_keep_one_match_log(database_url: str, store: Store) -> None:
+async def test_two_servers_keep_one_match_log(short_waits: None, database_url: str, store: Store) -> None:
     async with serving(database_url) as one, serving(database_url) as other:
         shop = await one.shop()
         there = other.client(shop.secret)
         await automate(shop)
-        senders = [client.send_all(orders(4), view=MATCHES) for _ in range(5) for client in (shop, there)]
+        senders = [client.send_all(orders(4), view=MATCHES) for _ in range(3) for client in (shop, there)]
         results = [each for answer in await asyncio.gather(*senders) for each in answer]
         runs = [await get_run(there, each.receipt.matches[0].run_id) for each in results]
-        await asyncio.gather(*(await_event(there, run, seconds=1) for run in runs))
+        await asyncio.gather(*(await_event(there, run, seconds=0.05) for run in runs))
         for run in runs:
             await no_longer_waiting(shop, run)
         log = await match_log(store)
-        assert [each.kind for each in log] == ["started"] * 40 + ["timed_out"] * 40
-        assert [each.event_position for each in log[:40]] == list(range(1, 41))
-        assert len({each.run_id for each in log}) == 40
+        assert [each.kind for each in log] == ["started"] * 24 + ["timed_out"] * 24
+        assert [each.event_position for each in log[:24]] == list(range(1, 25))
+        assert len({each.run_id for each in log}) == 24
 
 
 async def test_positions_of_matches_are_gapless_and_in_commit_order(till: Client, served_store: Store) -> None:
