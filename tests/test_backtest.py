@@ -119,6 +119,7 @@ async def test_each_event_has_one_outcome(shop: Client) -> None:
     assert first.event_id == (await shop.log())[1].id
 
 
+@on_sqlite
 async def test_an_equal_schema_changes_nothing(shop: Client) -> None:
     await sent(shop, {"order_total": "5"}, {"currency": None}, {"order_total": 2.0**60}, {})
     report = await backtested(shop, ORDER_SCHEMA)
@@ -127,6 +128,7 @@ async def test_an_equal_schema_changes_nothing(shop: Client) -> None:
     assert not report.reasons
 
 
+@on_sqlite
 async def test_one_and_true_are_not_the_same(shop: Client) -> None:
     await sent(shop, {"is_first_purchase": 1})
     report = await backtested(shop, schema(is_first_purchase="number"))
@@ -203,6 +205,7 @@ async def test_other_events_and_projects_are_left_alone(shop: Client, service: S
 # Reasons
 
 
+@on_sqlite
 async def test_reasons_count_events_not_items(shop: Client) -> None:
     await shop.define("basket", ANYTHING)
     await sent(shop, {"scores": ["a", "b", 1]}, {"scores": ["c"]}, {"scores": [1]}, {"x": 1}, name="basket")
@@ -217,6 +220,7 @@ async def test_reasons_count_events_not_items(shop: Client) -> None:
     ]
 
 
+@on_sqlite
 async def test_the_reasons_of_declared_properties_are_found_behind_any_number_of_others(shop: Client) -> None:
     await shop.define("basket", ANYTHING)
     strange = [{f"p{part}_{name}": 1 for name in range(90)} for part in range(12)]
@@ -243,6 +247,7 @@ async def test_a_thousand_undeclared_properties_are_distinguished(shop: Client) 
 # Samples
 
 
+@on_sqlite
 async def test_samples_are_the_oldest_of_each_outcome(shop: Client) -> None:
     await sent(shop, *({"order_total": 1} if number % 2 else {"currency": "EUR"} for number in range(60)))
     candidate = schema(order_total="string")
@@ -316,6 +321,7 @@ async def test_the_newest_events_can_be_compared_alone(shop: Client) -> None:
 # Progress, end and refusals
 
 
+@on_sqlite
 async def test_progress_comes_first_and_one_report_last(shop: Client) -> None:
     await shop.send_all(orders(CHUNK_EVENTS * 2 + 1))
     *progress, last = await answers(shop, asked(TOTAL_AS_TEXT))
@@ -357,6 +363,7 @@ class CountedReads:
         await self._database.close()
 
 
+@on_sqlite
 async def test_a_backtest_that_is_given_up_reads_no_further(database_url: str) -> None:
     async with serving(database_url) as service:
         shop = await service.shop()
@@ -382,6 +389,7 @@ async def _run(database: Database) -> None:
         pass
 
 
+@on_sqlite
 async def test_a_call_that_is_cancelled_leaves_the_server_well(shop: Client) -> None:
     await shop.send_all(orders(CHUNK_EVENTS * 3))
     for _ in range(5):
@@ -391,6 +399,7 @@ async def test_a_call_that_is_cancelled_leaves_the_server_well(shop: Client) -> 
     assert counts(await backtested(shop, NO_TOTAL)) == (0, CHUNK_EVENTS * 3, 0, 0)
 
 
+@on_sqlite
 async def test_a_backtest_ends_with_stopping_at_a_shutdown(database_url: str) -> None:
     async with AsyncExitStack() as server:
         service = await server.enter_async_context(serving(database_url))
@@ -410,6 +419,7 @@ async def _to_the_end(stream: AsyncIterator[pb.BacktestSchemaResponse]) -> None:
         pass
 
 
+@on_sqlite
 async def test_what_cannot_be_backtested_is_refused(shop: Client) -> None:
     twice = pb.Schema(properties=[*ORDER_SCHEMA.properties, ORDER_SCHEMA.properties[0]])
     assert (await refused(shop, twice)).violations == (("schema.properties[3].name", "DUPLICATE_PROPERTY"),)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tests.support.service import Client, Service
 
 pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
+# Answered without the database, or alike whatever it returns.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 PAYLOAD_REJECTED = (StatusCode.INVALID_ARGUMENT, "PAYLOAD_REJECTED")
 DEFINITION_NOT_FOUND = (StatusCode.NOT_FOUND, "DEFINITION_NOT_FOUND")
@@ -112,6 +114,7 @@ async def test_an_event_keeps_the_revision_that_validated_it(shop: Client) -> No
     assert await shop.log() == [first, second]
 
 
+@on_sqlite
 async def test_the_receipt_view_names_the_event_and_no_more(shop: Client) -> None:
     receipt = await shop.send(event({"order_total": "1"}), RECEIPT)
     whole = await shop.get(receipt.event.id)
@@ -134,6 +137,7 @@ async def test_what_is_refused_is_not_stored(shop: Client) -> None:
     assert (await shop.send()).event.position == 1
 
 
+@on_sqlite
 async def test_every_violation_of_a_payload_is_returned_with_its_path(shop: Client) -> None:
     refused = await refusal(shop.send(event({"order_total": "abc", "colour": "red"})))
     assert sorted(refused.violations) == [
@@ -149,6 +153,7 @@ async def test_a_deleted_definition_takes_no_more_events_and_keeps_the_old(shop:
     assert await shop.log() == [kept]
 
 
+@on_sqlite
 async def test_an_address_is_no_contact_id(shop: Client) -> None:
     await shop.send()
     assert await verdict(shop.send(event(contact_id=ADA))) == CONTACT_NOT_FOUND
@@ -255,6 +260,7 @@ async def test_a_batch_is_answered_in_the_order_of_its_events(shop: Client) -> N
     assert await shop.log() == events
 
 
+@on_sqlite
 async def test_a_batch_is_answered_with_receipts_unless_it_asks_for_more(shop: Client) -> None:
     (result,) = await shop.send_all([event({"order_total": "1"})])
     assert (result.receipt.event.position, result.receipt.coercion_count) == (1, 1)
@@ -318,6 +324,7 @@ async def test_a_stream_is_answered_in_the_order_of_its_messages(shop: Client) -
     assert await shop.positions() == found
 
 
+@on_sqlite
 async def test_a_refused_message_is_answered_in_its_turn_and_ends_nothing(shop: Client) -> None:
     answers = await stream(
         shop,
@@ -337,6 +344,7 @@ async def test_a_refused_message_is_answered_in_its_turn_and_ends_nothing(shop: 
     assert await shop.positions() == [1, 2, 3, 4]
 
 
+@on_sqlite
 async def test_each_message_of_a_stream_is_answered_without_waiting_for_the_next(shop: Client) -> None:
     call = shop.ingest.StreamEvents()
     for number in range(3):
@@ -348,6 +356,7 @@ async def test_each_message_of_a_stream_is_answered_without_waiting_for_the_next
     assert await call.code() is StatusCode.OK
 
 
+@on_sqlite
 async def test_an_empty_stream_ends_well(shop: Client) -> None:
     assert await stream(shop) == []
 
@@ -531,6 +540,7 @@ async def test_events_are_listed_onwards_from_a_position_page_by_page(shop: Clie
     assert (await refusal(page(shop, after_position=-1))).violations == (("after_position", "OUT_OF_RANGE"),)
 
 
+@on_sqlite
 async def test_a_page_has_fifty_events_by_default_and_a_thousand_at_most(shop: Client) -> None:
     await shop.send_all(orders(1_001))
     assert len((await page(shop))[0]) == 50
@@ -580,6 +590,7 @@ async def test_a_range_of_received_times_begins_with_its_start_and_ends_before_i
     assert await shop.log(received_from=Timestamp(seconds=253_402_300_799)) == []
 
 
+@on_sqlite
 async def test_a_page_token_serves_no_other_filters(shop: Client) -> None:
     await shop.send_all(orders(3))
     _, token = await page(shop, page_size=1)

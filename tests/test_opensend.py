@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from tests.support.service import Service
 
+# Requests are refused before the database has a part in it.
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+
 NAME = "user.signed_up"
 SCHEMA = {
     "type": "object",
@@ -686,6 +689,7 @@ async def test_opensend_responds(opensend: Caller, case: Case) -> None:
     await opensend.check(case)
 
 
+@on_sqlite
 async def test_a_missing_scope_is_reported_in_a_shape_of_its_own(lasting_service: Service) -> None:
     async with calling(lasting_service, await lasting_service.project(), "opensend", "events:read") as caller:
         refused = await caller.call("POST /events/send", b"{")
@@ -696,6 +700,7 @@ async def test_a_missing_scope_is_reported_in_a_shape_of_its_own(lasting_service
     assert refused.headers["x-ratelimit-backend"] == "memory"
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("call", "document"), [DEFINED, ("POST /events/send", sent({"plan": "pro"}, contactId=NOBODY)), KNOWN]
 )

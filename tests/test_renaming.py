@@ -198,7 +198,10 @@ async def test_another_projects_name_has_numbers_of_its_own(database: Database) 
     await database.write(work)
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+# Histories differ by what the registry decides: over PostgreSQL one shows that its statements do the same.
+@pytest.mark.parametrize(
+    ("backend", "seed"), [*(("sqlite", seed) for seed in range(SEEDS)), ("postgresql", 0)], indirect=["backend"]
+)
 async def test_a_field_number_keeps_its_meaning_under_a_name_in_all_its_definitions(
     database: Database, seed: int
 ) -> None:
