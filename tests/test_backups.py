@@ -152,7 +152,7 @@ def test_a_copy_to_a_full_disk_names_both_files() -> None:
         raise full
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal"])
 def test_a_backup_is_not_restored_over_a_database(backup: Path, tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "restored"
     folder.mkdir()
@@ -160,6 +160,17 @@ def test_a_backup_is_not_restored_over_a_database(backup: Path, tmp_path: Path, 
     with pytest.raises(BackupError, match=f"signalbox.db{suffix} exists: stop the server and move it away first"):
         restore_sqlite(backup, folder / "signalbox.db", names())
     assert (folder / f"signalbox.db{suffix}").read_text() == "there"
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_database_with_changes_in_another_file_is_not_restored(backup: Path, tmp_path: Path, suffix: str) -> None:
+    beside = backup.with_name(backup.name + suffix)
+    beside.write_bytes(b"")
+    restore_sqlite(backup, tmp_path / "whole.db", names())
+    beside.write_bytes(b"changes")
+    with pytest.raises(BackupError, match=f"backup.db{suffix} has changes that .*backup.db lacks"):
+        restore_sqlite(backup, tmp_path / "restored.db", names())
+    assert not (tmp_path / "restored.db").exists()
 
 
 def _cut(file: Path) -> str:
@@ -241,7 +252,12 @@ async def shop_url(store: Store) -> str:
 
 @pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 async def test_a_postgresql_database_is_restored_from_its_dump(
-    shop_url: str, store: Store, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop_url: str,
+    store: Store,
+    backend: Backend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("PATH", f"{find_binaries()}:{os.environ['PATH']}")
     file = tmp_path / "backup.dump"
@@ -253,6 +269,12 @@ async def test_a_postgresql_database_is_restored_from_its_dump(
         assert await in_thread("restore", str(file), "--database", other.url) == 1
         async with served(other.url) as service:
             assert (await service.shop()).project
+        await other.execute("DROP TABLE alembic_version")
+        assert await in_thread("backup", str(tmp_path / "other.dump"), "--database", other.url) == 0
+    async with backend.empty(tmp_path) as other:
+        assert await in_thread("restore", str(tmp_path / "other.dump"), "--database", other.url) == 1
+        assert "is not a backup of Signalbox: it has no table alembic_version" in capsys.readouterr().err
+        assert await other.rows("pg_tables WHERE schemaname = 'public'") == []
     assert await in_thread("compact", "--database", shop_url) == 0
 
 

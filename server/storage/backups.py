@@ -13,6 +13,7 @@ not there: it has another name until it is durable.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -61,8 +62,9 @@ def back_up_sqlite(database: Path, file: Path, known: Collection[str]) -> None:
 def restore_sqlite(file: Path, database: Path, known: Collection[str]) -> None:
     """Copy a backup to where no database is. Raise BackupError, and StorageBusy if a server is starting there."""
     _expect(file, _SQLITE, "an SQLite database")
+    _check_whole(file)
     _check_sqlite(file, file, known)
-    for path in (database, *(database.with_name(database.name + suffix) for suffix in ("-wal", "-shm"))):
+    for path in (database, *_beside(database, "-wal", "-shm", "-journal")):
         if path.exists():
             raise BackupError(f"{path} exists: stop the server and move it away first, or name another database")
     if not database.parent.is_dir():
@@ -96,6 +98,8 @@ def back_up_postgresql(url: PostgresUrl, file: Path) -> None:
 def restore_postgresql(file: Path, url: PostgresUrl) -> None:
     """Let pg_restore fill a database without tables, in one transaction. Raise BackupError."""
     _expect(file, _POSTGRESQL, "a PostgreSQL database")
+    if not re.search(r" TABLE \S+ alembic_version ", _run("pg_restore", None, "--list", str(file))):
+        raise BackupError(f"{file} is not a backup of Signalbox: it has no table alembic_version")
     _run("pg_restore", url, "--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", str(file))
 
 
@@ -149,6 +153,18 @@ def _expect(file: Path, start: bytes, kind: str) -> None:
     raise BackupError(f"{file} is not a backup of {kind}: {made}")
 
 
+def _beside(database: Path, *suffixes: str) -> list[Path]:
+    """Return the paths of files that belong to a database file."""
+    return [database.with_name(database.name + suffix) for suffix in suffixes]
+
+
+def _check_whole(file: Path) -> None:
+    """Raise BackupError if a file is the database of a server, whose newest changes are in a file beside it."""
+    for path in _beside(file, "-wal", "-journal"):
+        if path.exists() and path.stat().st_size:
+            raise BackupError(f"{path} has changes that {file} lacks: make a backup of it with `signalbox backup`")
+
+
 def _check_sqlite(path: Path, shown: Path, known: Collection[str]) -> None:
     """Raise BackupError unless a file is an undamaged database of a version that this one knows."""
     try:
@@ -176,14 +192,19 @@ def _size(database: Path) -> int:
     return database.stat().st_size + (wal.stat().st_size if wal.exists() else 0)
 
 
-def _run(program: str, url: PostgresUrl, *options: str) -> None:
-    """Run a program of PostgreSQL on a database. Other users could read a password among its arguments."""
+def _run(program: str, url: PostgresUrl | None, *options: str) -> str:
+    """Run a program of PostgreSQL, on a database if there is a URL, and return its output.
+
+    Other users could read a password among its arguments.
+    """
     path = shutil.which(program)
     if path is None:
         raise BackupError(f"{program} is not installed: it is part of the client programs of PostgreSQL")
-    environment = {**os.environ, **({"PGPASSWORD": url.password} if url.password else {})}
-    command = [path, "--no-password", f"--dbname={url.connection_string()}", *options]
+    environment = {**os.environ, **({"PGPASSWORD": url.password} if url and url.password else {})}
+    connection = ["--no-password", f"--dbname={url.connection_string()}"] if url else []
+    command = [path, *connection, *options]
     done = subprocess.run(command, env=environment, capture_output=True, check=False)  # noqa: S603 - no shell
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with {done.returncode}"]
         raise BackupError(f"{program} failed: {lines[0]}")
+    return done.stdout.decode(errors="replace")
