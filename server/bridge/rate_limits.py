@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from time import monotonic, time
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -56,6 +57,12 @@ def ratelimit_headers(state: RateLimitState) -> Headers:
     )
 
 
+@cache
+def _unused(limit: int, seconds: float) -> RateLimitState:
+    """Return the quota of a key that has made no requests in its window."""
+    return RateLimitState(limit, limit, math.ceil(seconds))
+
+
 class RateLimiter:
     """Counts the requests of each key; unless `enforced`, no request is counted and headers show a full state."""
 
@@ -70,7 +77,7 @@ class RateLimiter:
         reading = limit.reads is not None and route is not None and route.method == "GET"
         allowed = limit.reads if reading and limit.reads is not None else limit.requests
         if not self._enforced:
-            return limit.headers(RateLimitState(allowed, allowed, math.ceil(limit.seconds)))
+            return limit.headers(_unused(allowed, limit.seconds))
         counter = (key_id,) if limit.reads is None or route is None else (key_id, route.method, route.path)
         now = monotonic()
         taken = self._taken.setdefault(counter, deque(maxlen=max(allowed, 1)))

@@ -75,7 +75,9 @@ def authenticated(key_id: str, project_id: str) -> None:
 
 def set_dialect(dialect: str) -> None:
     """Note the dialect of the request that the current task serves."""
-    _context.set(_context.get()._replace(api=dialect))
+    call = _context.get()
+    # Half the time of _replace().
+    _context.set(CallContext(call.request_id, call.key_id, call.project_id, dialect))
 
 
 def as_server() -> None:
