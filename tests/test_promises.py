@@ -214,7 +214,7 @@ async def drain(world: World) -> None:
     async with asyncio.timeout(DRAIN_SECONDS):
         for name in world.history.subscriptions:
             while (reading := await operator.observe(name)).floor < reading.head:  # noqa: ASYNC110 - it must be asked
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.2)
         head = reading.head
         while {each.position for each in last_answers(world.history)} != {head}:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
