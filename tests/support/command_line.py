@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -91,6 +95,8 @@ def _heed_interrupts() -> None:
 
 @contextmanager
 def serving(folder: Path, address: str = "127.0.0.1:0", *options: str) -> Iterator[Server]:
+    if not (database := folder / "signalbox.db").exists():
+        shutil.copy(empty_database(), database)
     arguments = (
         "serve",
         "--dev",
@@ -99,7 +105,7 @@ def serving(folder: Path, address: str = "127.0.0.1:0", *options: str) -> Iterat
         "--http",
         "127.0.0.1:0",
         "--database",
-        f"sqlite:///{folder}/signalbox.db",
+        f"sqlite:///{database}",
         *options,
     )
     reading, writing = os.pipe()
@@ -116,6 +122,17 @@ def serving(folder: Path, address: str = "127.0.0.1:0", *options: str) -> Iterat
         finally:
             process.kill()
             process.wait()
+
+
+@cache
+def empty_database() -> Path:
+    """Return a database without rows, made once to be copied: a server takes longer to make one than to start."""
+    folder = tempfile.TemporaryDirectory(prefix="signalbox-empty-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name, "signalbox.db")
+    made = command("migrate", "--database", f"sqlite:///{path}")
+    assert made.code == 0, made.err
+    return path
 
 
 def read_line(stream: IO[str] | None) -> str:

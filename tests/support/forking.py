@@ -14,6 +14,7 @@ import gc
 import json
 import os
 import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -195,37 +196,67 @@ def serve(address: str) -> None:
     # Each fork would look through all of it again, and copy it thereby.
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(socket.AF_UNIX) as listening:
+    with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as selector:
         listening.bind(address)
         listening.listen()
+        selector.register(listening, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        while listening in select.select([listening, sys.stdin], [], [])[0]:
-            connection, _ = listening.accept()
-            if os.fork() == 0:
-                listening.close()
-                _supervise(connection, main)
+        forks = _Forks(selector)
+        while sys.stdin not in (ready := [key.fileobj for key, _ in selector.select()]):
+            for file in ready:
+                if file is not listening:
+                    forks.report(file)
+                elif child := forks.fork(listening.accept()[0]):
+                    listening.close()
+                    _become(*child, main)
+
+
+class _Forks:
+    """The processes that were forked and have not ended, each with the connection of the one that asked for it.
+
+    They are this process's own children: a process between the two would copy its memory map once more.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._running: dict[Any, tuple[int, socket.socket]] = {}
+
+    def fork(self, connection: socket.socket) -> tuple[dict[str, Any], Sequence[int]] | None:
+        """Fork a process and send its id. Return, in it alone, what it is to run, and its standard streams."""
+        header, files, _, _ = socket.recv_fds(connection, HEADER_BYTES, 3)
+        call = json.loads(_received(connection, int.from_bytes(header, "big")))
+        if (child := os.fork()) == 0:
             connection.close()
+            self._close()
+            return call, files
+        for file in files:
+            os.close(file)
+        ending = os.pidfd_open(child)
+        self._running[ending] = (child, connection)
+        self._selector.register(ending, selectors.EVENT_READ)
+        self._send(connection, child)
+        return None
 
+    def report(self, ending: Any) -> None:
+        """Send the exit code of a process that has ended."""
+        self._selector.unregister(ending)
+        os.close(ending)
+        child, connection = self._running.pop(ending)
+        with connection:
+            self._send(connection, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-def _supervise(connection: socket.socket, main: Any) -> NoReturn:
-    """Fork the command; send its process id, and its exit code when it has ended."""
-    header, files, _, _ = socket.recv_fds(connection, HEADER_BYTES, 3)
-    call = json.loads(_received(connection, int.from_bytes(header, "big")))
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    child = os.fork()
-    if child == 0:
-        connection.close()
-        _become(call, files, main)
-    for file in files:
-        os.close(file)
-    connection.sendall(f"{child}\n".encode())
-    _, status = os.waitpid(child, 0)
-    with suppress(BrokenPipeError):
-        connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
-    os._exit(0)
+    def _send(self, connection: socket.socket, number: int) -> None:
+        # Whoever asked may be gone.
+        with suppress(BrokenPipeError):
+            connection.sendall(f"{number}\n".encode())
+
+    def _close(self) -> None:
+        self._selector.close()
+        for ending, (_, connection) in self._running.items():
+            os.close(ending)
+            connection.close()
 
 
 def _received(connection: socket.socket, size: int) -> bytes:
@@ -237,6 +268,7 @@ def _received(connection: socket.socket, size: int) -> bytes:
 
 def _become(call: dict[str, Any], files: Sequence[int], main: Any) -> NoReturn:
     """Run the command with its streams, environment and folder."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
