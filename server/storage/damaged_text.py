@@ -1,17 +1,26 @@
 """Reading rows whose text was damaged from outside: SQLite stores any bytes in any column.
 
-PostgreSQL checks what it stores, and needs none of this.
+A read that fails for such a text is done again with U+FFFD in place of what is no text (`replacing_damaged_text`): the
+others that it reads are not to suffer from it. Where the difference matters, a statement reads damaged text as it is
+(`reading_damaged_text`). PostgreSQL checks what it stores, and needs none of this.
 """
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from registry.unreadable_rows import UNREADABLE_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection
+
+T = TypeVar("T")
+
+_UNDECODABLE: Final = re.compile("Could not decode to UTF-8 column '([^']*)'")
 
 
 @contextmanager
@@ -21,11 +30,37 @@ def reading_damaged_text(connection: Connection) -> Iterator[None]:
         yield
         return
     driver: Any = connection.connection.driver_connection
-    driver.text_factory = _decoded
+    before, driver.text_factory = driver.text_factory, _decoded
     try:
         yield
     finally:
-        driver.text_factory = str
+        driver.text_factory = before
+
+
+def replacing_damaged_text(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
+    """Return work that reads valid text whatever SQLite has stored."""
+
+    def replacing(connection: Connection) -> T:
+        driver: Any = connection.connection.driver_connection
+        driver.text_factory = _replaced
+        try:
+            return work(connection)
+        finally:
+            driver.text_factory = str
+
+    return replacing
+
+
+def is_damaged_text(error: BaseException | None) -> bool:
+    """Return whether a statement of SQLite failed for text that is not UTF-8, and report it.
+
+    That of an id is none: a list that continues after an id might read the row of a replaced one again and again.
+    """
+    found = _UNDECODABLE.match(str(error))
+    if found is None or found[1] == "id":
+        return False
+    UNREADABLE_ROWS.report("column", found[1], ValueError("a text of it is not UTF-8"))
+    return True
 
 
 def is_damaged(value: object) -> bool:
@@ -45,6 +80,10 @@ def to_text(value: object) -> str:
 def to_valid_text(value: object) -> str:
     """Return a stored value as text that a message can hold."""
     return to_text(value).encode(errors="replace").decode()
+
+
+def _replaced(value: bytes) -> str:
+    return value.decode(errors="replace")
 
 
 def _decoded(value: bytes) -> str:
