@@ -11,7 +11,7 @@ from server.storage.address_search import AddressSearch
 from signalbox.v1 import contacts_pb2, projects_pb2
 from signalbox.v1 import refusals_pb2 as pb
 from tests.support.automations import automate
-from tests.support.messages import ADA, event
+from tests.support.messages import ADA, ORDER, event
 from tests.support.quarantine import ALL, KEEP, counts, kept, refused_events, reingest
 from tests.support.refusals import refusal
 
@@ -85,6 +85,30 @@ async def test_a_damaged_event_is_shown_and_discarded(
     assert await discard(shop, pb.DiscardRefusedEventsRequest(filter=ALL)) == 2
     events, size = await kept(shop)
     assert (events, size) == (0, 0 if column != "request" else size)
+
+
+@OF_SQLITE
+@pytest.mark.parametrize("value", [NOT_UTF8, "CAST(x'eda080' AS TEXT)", "'a' || char(0)"])
+@pytest.mark.parametrize("way", ["discard", "erase"])
+async def test_an_event_with_a_damaged_id_is_shown_and_deleted(
+    service: Service, served_store: Store, value: str, way: str
+) -> None:
+    shop = await service.shop(refused_events=KEEP)
+    ids = [await keep(shop, BOB) for _ in range(3)]
+    await damage(served_store, ids[1], "id", value)
+    assert len(await refused_events(shop, name=ORDER)) == 3
+    pages, token = 0, ""
+    while pages == 0 or token:
+        page = await shop.quarantine.ListRefusedEvents(pb.ListRefusedEventsRequest(page_size=1, page_token=token))
+        token, pages = page.next_page_token, pages + 1
+    assert pages == 3
+    assert sum((await counts(shop)).values()) == 3
+    assert (await reingest(shop)).refused_count == 3
+    if way == "discard":
+        assert await discard(shop, pb.DiscardRefusedEventsRequest(filter=ALL)) == 3
+    else:
+        assert await erase(shop, BOB) == 3
+    assert await kept(shop) == (0, 0)
 
 
 @OF_SQLITE

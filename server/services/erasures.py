@@ -36,7 +36,7 @@ from server.services.refused_of_person import refused_of_person
 from server.sharing.current_project import SERVER, work_for
 from server.storage.audit_entries import entries_about, erase_contents
 from server.storage.contacts import contact_ids
-from server.storage.damaged_text import reading_damaged_text
+from server.storage.damaged_text import reading_damaged_text, to_valid_text
 from server.storage.erasures import (
     READ_EVENTS,
     begin_erasure,
@@ -262,7 +262,9 @@ class Erasures:
             for some in chunks(found.ids + found.damaged, PORTION_ROWS):
                 deleted += await self._write(partial(_delete_refused, erasure.project_pk, some))
             if found.damaged:
-                log.warning("damaged_refused_events_erased", count=len(found.damaged), ids=found.damaged)
+                log.warning(
+                    "damaged_refused_events_erased", count=len(found.damaged), ids=[*map(to_valid_text, found.damaged)]
+                )
         return deleted
 
     async def _write(self, work: Callable[[Connection], T]) -> T:

@@ -18,6 +18,7 @@ from server.storage.refused_events import (
     RefusalCounts,
     RefusedEvent,
     RefusedFilter,
+    bound_id,
     request_bytes,
     stored_size,
     to_content,
@@ -75,7 +76,8 @@ def select_refused(
     query = (
         query.where(*within.conditions(), *_passing(connection, refused)).order_by(refused_event.c.id).limit(limit + 1)
     )
-    found = [(row.id, row.byte_count) for row in connection.execute(query)]
+    with reading_damaged_text(connection):
+        found = [(row.id, row.byte_count) for row in connection.execute(query)]
     if len(found) > limit:
         return found[:limit], found[limit - 1][0]
     return found, last_examined or ""
@@ -104,7 +106,8 @@ def first_of_keys(
     query = query.where(own, event.idempotency_key != "", event.idempotency_key.in_(keys), event.id <= until)
     query = query.where(*_passing(connection, refused), *([event.id.in_(among)] if among else []))
     query = query.group_by(event.idempotency_key, event.content, event.request).order_by("id").limit(len(ids))
-    return [(row.id, row.byte_count) for row in connection.execute(query)]
+    with reading_damaged_text(connection):
+        return [(row.id, row.byte_count) for row in connection.execute(query)]
 
 
 def count_refused(
@@ -113,7 +116,7 @@ def count_refused(
     """Count the refused events among the next `examined` ones after an id, oldest first."""
     within = _Range(project_pk, refused, after=after)
     candidates = sa.select(refused_event.c.id).where(*within.conditions()).order_by(refused_event.c.id)
-    last_examined = last_examined_key(connection, candidates, examined)
+    last_examined = _examined(connection, candidates, examined)
     if last_examined is not None:
         within.end_with(last_examined)
     query = sa.select(refused_event.c.name, refused_event.c.faults, sa.func.count().label("events"))
@@ -149,7 +152,9 @@ def refused_payloads(
 def refused_before(connection: Connection, project_pk: int, time: int, limit: int) -> Sequence[str]:
     """Return ids of events that were refused before a time, oldest first."""
     old = (refused_event.c.project_key == project_pk) & (refused_event.c.id < _first_id(time))
-    return connection.scalars(sa.select(refused_event.c.id).where(old).order_by(refused_event.c.id).limit(limit)).all()
+    query = sa.select(refused_event.c.id).where(old).order_by(refused_event.c.id).limit(limit)
+    with reading_damaged_text(connection):
+        return connection.scalars(query).all()
 
 
 class RefusedOfPerson(NamedTuple):
@@ -169,7 +174,7 @@ def refused_naming(
     """
     within = _Range(project_pk, RefusedFilter(), after=after)
     candidates = sa.select(refused_event.c.id).where(*within.conditions()).order_by(refused_event.c.id)
-    last_examined = last_examined_key(connection, candidates, examined)
+    last_examined = _examined(connection, candidates, examined)
     if last_examined is not None:
         within.end_with(last_examined)
     query = sa.select(refused_event.c.id, *_searched, request_bytes)
@@ -209,19 +214,19 @@ class _Range:
     def __init__(self, project_pk: int, refused: RefusedFilter, *, after: str = "", before: str = "") -> None:
         self._own = refused_event.c.project_key == project_pk
         first = "" if refused.received_from is None else _first_id(refused.received_from)
-        self._low = refused_event.c.id > max(after, first)
+        self._low = refused_event.c.id > bound_id(max(after, first))
         ends = [before] if before else []
         if refused.received_until is not None:
             ends.append(_first_id(refused.received_until + _MICROS_OF_MILLIS - 1))
-        self._high = refused_event.c.id < min(ends) if ends else None
+        self._high = refused_event.c.id < bound_id(min(ends)) if ends else None
 
     def begin_with(self, first: str) -> None:
         """Begin with the event of an id, which is in the range."""
-        self._low = refused_event.c.id >= first
+        self._low = refused_event.c.id >= bound_id(first)
 
     def end_with(self, last: str) -> None:
         """End with the event of an id, which is in the range."""
-        self._high = refused_event.c.id <= last
+        self._high = refused_event.c.id <= bound_id(last)
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return the conditions for events in the range."""
@@ -264,9 +269,14 @@ def _last_examined_key(
     if not (refused.name or refused.door or refused.reason or refused.path):
         return None
     order = refused_event.c.id.desc() if newest_first else refused_event.c.id
-    return last_examined_key(
+    return _examined(
         connection, sa.select(refused_event.c.id).where(*within.conditions()).order_by(order), EXAMINED_ROWS
     )
+
+
+def _examined(connection: Connection, candidates: sa.Select[tuple[str]], most: int) -> str | None:
+    with reading_damaged_text(connection):
+        return last_examined_key(connection, candidates, most)
 
 
 def _grouped(faults: str) -> Iterable[tuple[str, str]]:

@@ -180,7 +180,8 @@ def add_refused(connection: Connection, project_pk: int, values: Sequence[LogRow
 def existing(connection: Connection, project_pk: int, ids: Collection[str]) -> set[str]:
     """Return which of these events are in quarantine. Under the lock of the project's head they stay there."""
     query = sa.select(refused_event.c.id).where(refused_event.c.project_key == project_pk, _among(ids))
-    return set(connection.scalars(query))
+    with reading_damaged_text(connection):
+        return set(connection.scalars(query))
 
 
 def delete_refused(connection: Connection, project_pk: int, ids: Collection[str]) -> int:
@@ -216,7 +217,8 @@ def sizes_of(connection: Connection, project_pk: int, ids: Collection[str]) -> l
     """Return ids with the sizes of their events, oldest first. Raise RefusedEventNotFound."""
     query = sa.select(refused_event.c.id, stored_size.label("byte_count"))
     query = query.where(refused_event.c.project_key == project_pk, _among(ids)).order_by(refused_event.c.id)
-    found = [(row.id, row.byte_count) for row in connection.execute(query)]
+    with reading_damaged_text(connection):
+        found = [(row.id, row.byte_count) for row in connection.execute(query)]
     if len(found) < len(ids):
         known = {refused_id for refused_id, _ in found}
         raise RefusedEventNotFound(next(refused_id for refused_id in ids if refused_id not in known))
@@ -242,7 +244,14 @@ def _add_use(connection: Connection, project_pk: int, events: int, size: int) ->
 
 
 def _among(ids: Iterable[str]) -> sa.ColumnElement[bool]:
-    return refused_event.c.id.in_(list(ids))
+    return refused_event.c.id.in_([bound_id(each) for each in ids])
+
+
+def bound_id(refused_id: str) -> Any:
+    """Return an id for a statement: one that is damaged, with surrogates, as the bytes that SQLite has stored."""
+    if not is_damaged(refused_id):
+        return refused_id
+    return sa.cast(sa.literal(refused_id.encode(errors="surrogateescape"), sa.LargeBinary), sa.Text)
 
 
 def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:
@@ -255,7 +264,7 @@ def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:
     received_at, no_time = _reported(row.id, _read_time, row.received_at, _time_of(row.id))
     _, no_text = _reported(row.id, _check_texts, row, None)
     return RefusedEvent(
-        row.id,
+        to_valid_text(row.id),
         received_at,
         row.byte_count,
         name,
@@ -287,7 +296,7 @@ def _time_of(refused_id: str) -> int:
 
 
 def _check_texts(row: Any) -> None:
-    for name in _TEXTS:
+    for name in ("id", *_TEXTS):
         if is_damaged(getattr(row, name)):
             raise ValueError(f"{name} is not text in UTF-8")
 
