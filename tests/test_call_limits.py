@@ -22,7 +22,7 @@ from tests.support.service import serving
 from tests.support.wire import call_raw, field
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Iterator, Sequence
 
     from tests.support.service import Client, Service
     from tests.support.stores import Store
@@ -36,8 +36,16 @@ REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 UNREAD = 64 * 1024
 """What the transport takes of a message that nobody reads."""
 
+pytestmark = pytest.mark.lasting
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+
+
+@pytest.fixture
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    """Change limits of a running server, which other tests use afterwards."""
+    with pytest.MonkeyPatch.context() as changes:
+        yield changes
 
 
 # Before a message is read
@@ -72,10 +80,10 @@ async def test_the_refusal_of_a_large_message_says_why(service: Service) -> None
 
 @on_sqlite
 async def test_a_message_that_does_not_arrive_in_time_ends_its_call(
-    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
+    service: Service, shop: Client, patch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.rpc.calls.ARRIVAL_SECONDS", 0.5)
-    monkeypatch.setattr("server.rpc.calls.FIRST_MESSAGE_SECONDS", 0.5)
+    patch.setattr("server.rpc.calls.ARRIVAL_SECONDS", 0.5)
+    patch.setattr("server.rpc.calls.FIRST_MESSAGE_SECONDS", 0.5)
     async with raw_connection(service.address) as connection, asyncio.timeout(10):
         for method in (SEND_EVENTS, STREAM_EVENTS):
             stream = await connection.open(method, ("authorization", f"Bearer {shop.secret}"))
@@ -90,7 +98,7 @@ async def test_a_message_that_does_not_arrive_in_time_ends_its_call(
 
 @on_sqlite
 async def test_messages_that_do_not_arrive_leave_room_for_another_project(
-    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
+    service: Service, shop: Client, patch: pytest.MonkeyPatch
 ) -> None:
     neighbour = await service.shop()
     async with raw_connection(service.address) as connection, asyncio.timeout(10):
@@ -103,10 +111,10 @@ async def test_messages_that_do_not_arrive_leave_room_for_another_project(
 @on_sqlite
 @pytest.mark.parametrize("method", [CHECK, WATCH, REFLECT])
 async def test_messages_of_services_without_a_key_arrive_at_once(
-    service: Service, method: str, monkeypatch: pytest.MonkeyPatch
+    service: Service, method: str, patch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_and_reflection, "MESSAGE_SECONDS", 0.2)
-    monkeypatch.setattr(health_and_reflection, "IDLE_SECONDS", 0.2)
+    patch.setattr(health_and_reflection, "MESSAGE_SECONDS", 0.2)
+    patch.setattr(health_and_reflection, "IDLE_SECONDS", 0.2)
     async with raw_connection(service.address) as connection, asyncio.timeout(10):
         stream = await connection.open(method)
         await connection.send(stream, message_head(15 << 20) + bytes(UNREAD))
@@ -183,9 +191,9 @@ async def test_calls_whose_responses_are_not_let_through_are_in_progress(
 
 @on_sqlite
 async def test_many_calls_with_a_key_that_is_not_cached_look_it_up_once(
-    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
+    service: Service, shop: Client, patch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.auth.access.MAX_LOOKUPS", 1)
+    patch.setattr("server.auth.access.MAX_LOOKUPS", 1)
     client = service.client((await created(service, shop.project)).secret)
     answers = await asyncio.gather(*(_answer(client.send()) for _ in range(50)))
     assert answers == [None] * 50
@@ -193,9 +201,9 @@ async def test_many_calls_with_a_key_that_is_not_cached_look_it_up_once(
 
 @on_sqlite
 async def test_no_call_of_more_than_a_thousand_at_once_ends_without_a_reason(
-    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
+    service: Service, shop: Client, patch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_turns, "TURN_SECONDS", 60.0)
+    patch.setattr(connection_turns, "TURN_SECONDS", 60.0)
     request = event_ingest_pb2.GetEventRequest(id="nothing").SerializeToString()
     async with AsyncExitStack() as stack:
         calls = []
@@ -246,9 +254,9 @@ async def test_streams_beyond_a_projects_share_are_refused(database_url: str, mo
 
 @on_sqlite
 async def test_watches_of_health_are_bounded_and_checks_are_answered(
-    service: Service, monkeypatch: pytest.MonkeyPatch
+    service: Service, patch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_and_reflection, "MAX_WATCHES", 3)
+    patch.setattr(health_and_reflection, "MAX_WATCHES", 3)
     channel: Any = service.channel
     watches = [channel.unary_stream(WATCH)(b"") for _ in range(3)]
     for each in watches:
@@ -308,10 +316,8 @@ async def test_a_key_works_as_soon_as_it_is_created_although_it_was_tried_before
 
 
 @on_sqlite
-async def test_a_flood_of_invented_keys_is_bounded(
-    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.auth.access.MAX_LOOKUPS", 5)
+async def test_a_flood_of_invented_keys_is_bounded(service: Service, shop: Client, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("server.auth.access.MAX_LOOKUPS", 5)
     await shop.send()
     calls = [service.client(f"sb_invented_{number}").send() for number in range(200)]
     told = {each.reason for each in await asyncio.gather(*map(_answer, calls)) if each is not None}

@@ -135,10 +135,10 @@ async def test_an_event_whose_key_is_sent_again_does_not_fail_the_batch(
 
 @one_damage
 async def test_a_contact_is_shown_with_its_reason_and_is_not_changed_but_deleted(
-    service: Service, shop: Client, store: Store, damage: str
+    service: Service, shop: Client, served_store: Store, damage: str
 ) -> None:
     await shop.upsert("bob@example.com", {"plan": "pro"})
-    await plant(store, "contact", "properties", damage, f"email = '{ADA}'")
+    await plant(served_store, "contact", "properties", damage, f"email = '{ADA}'")
     before = await counted(service, "contact")
     found = await contacts(shop)
     check_shown(found[ADA], found[ADA].properties)
@@ -147,9 +147,9 @@ async def test_a_contact_is_shown_with_its_reason_and_is_not_changed_but_deleted
     assert await counted(service, "contact") == before + 1
     answer = await shop.contacts.GetContact(contacts_pb2.GetContactRequest(email=ADA))
     assert answer.contact == found[ADA]
-    rows = await store.rows("contact")
+    rows = await served_store.rows("contact")
     assert await verdict(shop.upsert(properties={"plan": "pro"})) == REFUSED
-    assert await store.rows("contact") == rows
+    assert await served_store.rows("contact") == rows
     await automate(shop, condition='contact.properties.plan == "pro"')
     assert (await shop.send()).event.position == 1
     assert (await shop.forget()).unreadable_reason
