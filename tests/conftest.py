@@ -24,6 +24,7 @@ from hypothesis import settings
 from server.process.runtime import collect_garbage_rarely
 from server.storage import health
 from server.storage.database import open_database
+from tests.support.command_line import forker
 from tests.support.laws import examples
 from tests.support.neighbour import Neighbourhood
 from tests.support.postgres import Cluster, find_binaries, running_cluster, share_template
@@ -56,7 +57,7 @@ BUSY_SECONDS = 5.0
 """An event loop that has not been idle for so long is busy for ever."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keep the files of the tests in memory, and collect no garbage while thousands of tests are collected.
 
     The tests use the event loop of `signalbox serve`, which takes less time than asyncio's own.
@@ -68,6 +69,8 @@ def pytest_configure() -> None:
         tempfile.tempdir = None
     # Before the workers are started: they inherit it.
     share_template()
+    if config.getoption("numprocesses", None):
+        forker.share()
     gc.disable()
 
 

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from contextlib import suppress
 from importlib import import_module
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 HEADER_BYTES = 8
+START_SECONDS = 60
 SHARED = "TESTS_FORKER"
 """The variable that leads a forked process to the process that it was forked from, to have others forked, too."""
 
@@ -158,10 +160,19 @@ class Forker:
         path.write_text(_SCRIPT.format(python=sys.executable, address=self._started(), header=HEADER_BYTES))
         path.chmod(0o755)
 
+    def share(self) -> None:
+        """Start the process for all workers of a run, which inherit its address; it imports while they do."""
+        self._address = os.environ[SHARED] = self._address or self._start()
+
     def _started(self) -> str:
         """Return the address of the process, which the first caller starts."""
         with self._lock:
             self._address = self._address or self._start()
+        until = time.monotonic() + START_SECONDS
+        while not Path(self._address).exists():
+            if time.monotonic() > until:
+                raise TimeoutError("the process that forks others did not start")
+            time.sleep(0.01)
         return self._address
 
     def _start(self) -> str:
@@ -170,12 +181,9 @@ class Forker:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.forking", address],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             env=os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"},
         )
         atexit.register(_stop, process, folder)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
         return address
 
 
@@ -197,12 +205,12 @@ def serve(address: str) -> None:
     gc.collect()
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as selector:
-        listening.bind(address)
+        # The address exists once connections are taken.
+        listening.bind(f"{address}.new")
         listening.listen()
+        Path(f"{address}.new").rename(address)
         selector.register(listening, selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
         forks = _Forks(selector)
         while sys.stdin not in (ready := [key.fileobj for key, _ in selector.select()]):
             for file in ready:
