@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Fault = Callable[[Evidence], None]
 
 KILLS = int(os.environ.get("SIGNALBOX_TORTURE_KILLS", "2"))
-PACE = 0.5
+PACE = 1.0
 """Senders rest for this time, so that the short form tests servers and readers rather than many events."""
 
 

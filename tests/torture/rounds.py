@@ -60,7 +60,7 @@ STALL_SECONDS: Final = 60.0
 ROUND_SECONDS: Final = 240.0
 KILL_SECONDS: Final = 20.0
 FAILPOINT_COUNT: Final = 5
-FAILPOINT_SECONDS: Final = 5.0
+FAILPOINT_SECONDS: Final = 3.0
 """A failpoint that is not reached in this time is given up, and the server is killed from outside."""
 
 CLOCK_SECONDS: Final = 4.0
