@@ -18,6 +18,7 @@ from tests.support.bridge import http_client
 from tests.support.process import server_process
 from tests.support.refusals import refusal
 from tests.support.service import serving
+from tests.support.stores import migrated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -61,8 +62,17 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "x.db"
 
 
+@pytest_asyncio.fixture(scope="module")
+async def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an empty database to copy: to make its tables takes longer than most of these tests."""
+    file = tmp_path_factory.mktemp("template") / "x.db"
+    await migrated(f"sqlite:///{file}")
+    return file
+
+
 @pytest_asyncio.fixture
-async def running(path: Path) -> AsyncIterator[Service]:
+async def running(path: Path, template: Path) -> AsyncIterator[Service]:
+    shutil.copy(template, path)
     async with serving(f"sqlite:///{path}") as service:
         yield service
 
