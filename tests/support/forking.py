@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 HEADER_BYTES = 8
 START_SECONDS = 60
+IMPORTED_OF_RELEASES = ("server.app", "server.storage.sqlite", "server.storage.postgresql", "asyncpg")
+"""What processes of every release have in common; each imports the rest by itself."""
 SHARED = "TESTS_FORKER"
 """The variable that leads a forked process to the process that it was forked from, to have others forked, too."""
 
@@ -102,10 +104,14 @@ class ForkedProcess:
 
 
 class Forker:
-    """The process from which others are forked, started with the first of them."""
+    """The process from which others are forked, started with the first of them.
 
-    def __init__(self) -> None:
-        self._address = os.environ.get(SHARED, "")
+    `source` is the checkout of another release, to fork its program.
+    """
+
+    def __init__(self, source: Path | None = None) -> None:
+        self._source = source
+        self._address = "" if source else os.environ.get(SHARED, "")
         self._lock = Lock()
 
     def shared(self) -> dict[str, str]:
@@ -178,10 +184,15 @@ class Forker:
     def _start(self) -> str:
         folder = tempfile.TemporaryDirectory(prefix="signalbox-forks-")
         address = str(Path(folder.name, "socket"))
+        command = [sys.executable, "-m", "tests.support.forking", address]
+        variables = dict(os.environ)
+        if self._source:
+            command = [sys.executable, "-P", __file__, address, *IMPORTED_OF_RELEASES]
+            variables["PYTHONPATH"] = f"{self._source}:{self._source / 'generated'}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forking", address],
+            command,
             stdin=subprocess.PIPE,
-            env=os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"},
+            env=variables | {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"},
         )
         atexit.register(_stop, process, folder)
         return address
@@ -193,14 +204,12 @@ def _stop(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[
     folder.cleanup()
 
 
-def serve(address: str) -> None:
-    """Fork a process for each connection, until standard input is closed."""
+def serve(address: str, modules: Sequence[str]) -> None:
+    """Import modules, by default all, and fork a process for each connection, until standard input is closed."""
     from server.__main__ import main
-    from server.cli.main import _COMMANDS
 
-    for module, _ in _COMMANDS.values():
+    for module in modules or _modules():
         import_module(module)
-    import_module("tests.torture.preloaded")
     # Each fork would look through all of it again, and copy it thereby.
     gc.collect()
     gc.freeze()
@@ -219,6 +228,12 @@ def serve(address: str) -> None:
                 elif child := forks.fork(listening.accept()[0]):
                     listening.close()
                     _become(*child, main)
+
+
+def _modules() -> list[str]:
+    from server.cli.main import _COMMANDS
+
+    return [*(module for module, _ in _COMMANDS.values()), "tests.torture.preloaded"]
 
 
 class _Forks:
@@ -310,4 +325,4 @@ def _run_module(name: str) -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], sys.argv[2:])

@@ -6,12 +6,12 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
-import sys
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from tests.support.command_line import ENVIRONMENT, forker
+from tests.support.forking import Forker
 from tests.support.service import ADMIN_KEY, connected
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ READY = re.compile(r"signalbox ready grpc=(\S+) http=(\S+)")
 class Process:
     """A server that was started and said that it is ready."""
 
-    def __init__(self, process: ForkedProcess | subprocess.Popen[bytes], service: Service, log: Path) -> None:
+    def __init__(self, process: ForkedProcess, service: Service, log: Path) -> None:
         self.service = service
         self._process = process
         self._log = log
@@ -88,12 +88,14 @@ async def server_process(
 
 def _start(
     words: Sequence[str], environment: dict[str, str], folder: Path, files: tuple[int, int], source: Path | None
-) -> ForkedProcess | subprocess.Popen[bytes]:
+) -> ForkedProcess:
     with open(os.devnull) as nothing:
         if source is None:
             module = "" if words[0] == "serve" else "tests.torture.launcher"
             return forker.start(words, environment, folder, (nothing.fileno(), *files), module)
-        # Its bytecode is kept: it is started several times.
-        environment |= {"PYTHONPATH": f"{source}:{source / 'generated'}", "PYTHONDONTWRITEBYTECODE": ""}
-        command = [sys.executable, "-m", "server", *words]
-        return subprocess.Popen(command, cwd=folder, env=environment, stdin=nothing, stdout=files[0], stderr=files[1])
+        return _forker_of(source).start(words, environment, folder, (nothing.fileno(), *files))
+
+
+@cache
+def _forker_of(source: Path) -> Forker:
+    return Forker(source)
