@@ -155,8 +155,8 @@ async def test_a_long_log_is_ready_within_a_second_because_nothing_reads_it(data
             assert time.monotonic() - begun < 1
             await read_some(service.client(shop.secret), last)
     assert noted.scans == []
-    # To count the events takes three for each.
-    assert 0 < noted.steps < LONG / 5
+    # To count the events takes three for each; a start takes 20,000, however many there are.
+    assert 0 < noted.steps < LONG
 
 
 async def read_some(shop: Client, last: Event) -> None:
