@@ -82,7 +82,7 @@ async def test_the_deletion_of_a_project_goes_on_after_a_kill(store: Store, tmp_
         named = projects_pb2.DeleteProjectRequest(project=shop.project, confirm_name=found.project.name)
         await server.service.admin.projects.DeleteProject(named)
         while await count(store) == EVENTS:  # noqa: ASYNC110 - it must be asked
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
         server.kill()
         await server.exit_code()
         left = await count(store)
@@ -103,7 +103,7 @@ async def test_an_erasure_goes_on_after_a_kill(store: Store, tmp_path: Path, mon
         client = server.service.client(shop.secret)
         erasing = asyncio.create_task(ending(client.contacts.EraseContact(contacts_pb2.EraseContactRequest(email=ADA))))
         while await position(store) in (None, 0):  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.002)
         server.kill()
         await erasing
         await server.exit_code()
