@@ -105,7 +105,7 @@ def imported(module: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
+@pytest.mark.parametrize("package", sorted(FORBIDDEN))
 def test_packages_import_in_one_direction(package: str) -> None:
     assert modules(package)
     wrong = [
