@@ -56,7 +56,9 @@ class UnreadableRows:
             if fresh:
                 self._logged.add(row)
         if fresh:
-            _log.error("the %s %s cannot be read as it is stored: %s", table, row_id, reason)
+            # A damaged ID has halves of surrogate pairs, which no log can encode.
+            shown = row_id.encode(errors="backslashreplace").decode()
+            _log.error("the %s %s cannot be read as it is stored: %s", table, shown, reason)
         return reason
 
 

@@ -91,7 +91,7 @@ async def test_a_damaged_event_is_shown_and_discarded(
 @pytest.mark.parametrize("value", [NOT_UTF8, "CAST(x'eda080' AS TEXT)", "'a' || char(0)"])
 @pytest.mark.parametrize("way", ["discard", "erase"])
 async def test_an_event_with_a_damaged_id_is_shown_and_deleted(
-    service: Service, served_store: Store, value: str, way: str
+    service: Service, served_store: Store, value: str, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = await service.shop(refused_events=KEEP)
     ids = [await keep(shop, BOB) for _ in range(3)]
@@ -109,6 +109,7 @@ async def test_an_event_with_a_damaged_id_is_shown_and_deleted(
     else:
         assert await erase(shop, BOB) == 3
     assert await kept(shop) == (0, 0)
+    assert caplog.text == caplog.text.encode(errors="ignore").decode()
 
 
 @OF_SQLITE
