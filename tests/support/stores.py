@@ -295,8 +295,8 @@ class PostgresBackend:
         if self._clean:
             store = self._clean.pop()
         else:
+            self._template = self._template or await self._migrated()
             store = await self._created(self._template)
-            await migrated(store.url)
         yield store
         if store.altered:
             await self._disconnect(store)
@@ -323,6 +323,13 @@ class PostgresBackend:
         await store.disconnect()
         if self._warm is not None:
             await self._warm.disconnect(store.name)
+
+    async def _migrated(self) -> str:
+        """Create a migrated database, and return its name. To copy it takes a quarter of the time of the migrations."""
+        store = await self._created()
+        await migrated(store.url)
+        await self._disconnect(store)
+        return store.name
 
     async def _created(self, template: str = "") -> PostgresStore:
         database = f"signalbox_{next(self._numbers)}"
