@@ -197,6 +197,26 @@ def test_a_drain_lasts_nine_tenths_of_the_grace_period() -> None:
     virtually(work())
 
 
+@pytest.mark.parametrize("draining", [True, False])
+def test_a_client_has_time_to_read_the_last_results_before_its_stream_ends(draining: bool) -> None:
+    async def work() -> None:
+        stream = Stream(Noting())
+        if draining:
+            stream.stopping.set()
+            assert await stream.next() == Drain(9)
+        stream.session._stop_step = done()
+        await asyncio.sleep(2)
+        stream.session._note_sent()
+        if draining:
+            with pytest.raises(Stopping):
+                await stream.next()
+        else:
+            assert await stream.next() is None
+        assert now() == pytest.approx(2.05)
+
+    virtually(work())
+
+
 def test_heartbeats_go_on_during_a_drain() -> None:
     async def work() -> None:
         stream = Stream(Noting(), grace_seconds=10, heartbeat_seconds=4)

@@ -64,6 +64,9 @@ LATE_SECONDS: Final = 1.0
 BROKEN_SECONDS: Final = 0.05
 """The time in which the call of a broken connection is cancelled, after it looked as if the client had closed it."""
 
+LAST_WORD_SECONDS: Final = 0.05
+"""Time between the last response and the end of a stream: once the status is there, grpcio's clients read nothing."""
+
 _DRAIN_SHARE: Final = 0.9
 """The part of a server's grace period in which consumers may settle; the streams end in the rest."""
 
@@ -258,6 +261,7 @@ class ConsumerSession:
                 await self._end_leases(reading)
                 return None
             if self._is_over():
+                await self._leave_last_word()
                 if self._drain_ends_at is not None:
                     raise Stopping
                 return None
@@ -293,6 +297,10 @@ class ConsumerSession:
         answered = self._stop_step is not None and self._stop_step.done() and not self._unanswered
         holds = self.consumer.outstanding or self.consumer.deliveries or self._loading is not None
         return answered and not holds
+
+    async def _leave_last_word(self) -> None:
+        """Wait until the client has had time to read the last response."""
+        await asyncio.sleep(self._sent_at + LAST_WORD_SECONDS - asyncio.get_running_loop().time())
 
     async def _end_leases(self, reading: asyncio.Task[None]) -> None:
         """End the leases left over, since the client has closed its side. Raise the error of its last request."""
