@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -18,7 +19,7 @@ from server.ingest.catalog import Catalog
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts
 from server.services.automations import Automations
 from server.services.definitions import Definitions
-from server.storage.projects import insert_project
+from server.storage.projects import catalog_versions, insert_project
 from tests.support.plans import plans
 
 if TYPE_CHECKING:
@@ -169,6 +170,24 @@ async def test_nothing_is_kept_of_a_project_that_was_lost(
         f" VALUES ({lost}, 1, 0, 0, {before.automations.version})"
     )
     assert not (await node.catalog.load(lost)).automations
+
+
+async def test_a_project_that_is_created_during_a_refresh_is_not_forgotten(
+    database: Database, projects: list[Project]
+) -> None:
+    async def read(work: Any, **options: Any) -> Any:
+        found = await database.read(work, **options)
+        if work is catalog_versions:
+            created = await database.write(lambda connection: insert_project(connection, "new", "new", RULES, 1))
+            await catalog.load(created.pk)
+        return found
+
+    reading: Any = SimpleNamespace(read=read)
+    catalog, forgotten = Catalog(reading), []
+    catalog.on_forget.append(lambda project_id, _: forgotten.append(project_id))
+    assert (await catalog.refresh()).keys() == {project.pk for project in projects}
+    assert forgotten == []
+    assert len(await database.read(catalog_versions)) == 3
 
 
 async def test_among_names_that_differ_in_case_the_oldest_serves_other_spellings(

@@ -286,12 +286,14 @@ class Catalog:
         The cached snapshots are compared, not the versions of the last refresh: a snapshot may have been read in
         between, and its version lost in a failover since.
         """
+        loaded = dict(self._previous)
         versions = await self._database.read(catalog_versions, brief=True)
         outdated = [pk for pk, snapshot in self._snapshots.items() if snapshot.version != versions.get(pk)]
         for project_pk in outdated:
             self.invalidate(project_pk)
-        for project_pk in self._previous.keys() - versions.keys():
-            self.forget(self._previous[project_pk].project_id, project_pk)
+        # Not those that were loaded since the read began: it may have missed that they were created.
+        for project_pk in loaded.keys() - versions.keys():
+            self.forget(loaded[project_pk].project_id, project_pk)
         return versions
 
     def forget(self, project_id: str, project_pk: int) -> None:
