@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from server.http.connection import DROPPED_BYTES, HttpConnection
 from server.http.connections import HttpConnections
+from server.http.head import HEAD_END
 from server.http.known_heads import MAX_BYTES, MAX_HEADS, KnownHead, KnownHeads
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.framing import (
@@ -246,11 +247,16 @@ async def test_a_head_that_arrived_before_changes_nothing() -> None:
 
 def test_heads_that_arrived_before_are_bounded() -> None:
     heads, known = KnownHeads(), KnownHead({}, {}, 0, keep_alive=True)
-    heads.add(b"x" * (MAX_BYTES + 1), known)
-    for number in range(MAX_HEADS + 1):
+    largest = b"x" * (MAX_BYTES - len(HEAD_END)) + HEAD_END
+    for head in (largest, b"x" + largest):
+        heads.add(head, known)
+    assert [*heads._heads] == [largest]
+    assert [heads.find(data + b"rest", 0) for data in (largest, b"x" + largest)] == [(known, MAX_BYTES), None]
+    for number in range(MAX_HEADS):
         heads.add(b"%d\r\n\r\n" % number, known)
-    found = [heads.find(b"GET %d\r\n\r\nrest" % number, 4) for number in (0, MAX_HEADS)]
-    assert found == [None, (known, 4 + len(b"%d\r\n\r\n" % MAX_HEADS))]
+    last = MAX_HEADS - 1
+    found = [heads.find(b"GET %d\r\n\r\nrest" % number, 4) for number in (0, last)]
+    assert found == [None, (known, 4 + len(b"%d\r\n\r\n" % last))]
 
 
 async def test_a_trailer_is_never_a_header() -> None:

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_HEADS: Final = 1_024
+"""The most heads that are kept. At the next one all are dropped."""
+
 MAX_BYTES: Final = 1_024
-"""The most heads that are kept, and the largest one, so all take about 4 MB. Beyond it they are dropped."""
+"""The size of the largest head that is kept, so that all of them take about 4 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownHead:
-    """What a valid head says: `headers` has the last value of each header, `length` is that of the body."""
+    """What a valid head says: `headers` has the last value of each header, `length` is that of the body.
+
+    All requests with the same head share it, so it is never changed.
+    """
 
     scope: Mapping[str, Any]
     headers: Mapping[bytes, bytes]
@@ -45,8 +50,9 @@ class KnownHeads:
         self._heads: dict[bytes, KnownHead] = {}
 
     def find(self, data: bytes, at: int) -> tuple[KnownHead, int] | None:
-        """Return the head that begins at a place of the data, and where it ends; None if it has to be parsed."""
-        end = data.find(HEAD_END, at) + len(HEAD_END)
+        """Return the head that begins at an offset, and the offset after it; None if it has to be parsed."""
+        # A longer head is not kept: to copy and hash it would be in vain.
+        end = data.find(HEAD_END, at, at + MAX_BYTES) + len(HEAD_END)
         known = self._heads.get(data[at:end])
         return None if known is None else (known, end)
 
