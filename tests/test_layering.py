@@ -68,7 +68,7 @@ FORBIDDEN = {
 }
 """What the modules of a package do not import, not even for type checkers; by default, no API.
 
-The command line is a client of the server; only `migrate` reaches into `server.storage`.
+The command line is a client of the server; only the commands on the database reach into `server.storage`.
 """
 
 
