@@ -389,7 +389,6 @@ async def _run(database: Database) -> None:
         pass
 
 
-@on_sqlite
 async def test_a_call_that_is_cancelled_leaves_the_server_well(shop: Client) -> None:
     await shop.send_all(orders(CHUNK_EVENTS * 3))
     for _ in range(5):

@@ -94,9 +94,7 @@ def test_the_example_engine_acts_on_each_match_over_a_crash_and_drains(tmp_path:
             mailer.send_signal(signal.SIGINT)
             assert mailer.wait(timeout=20) == 0
             assert mailer.stdout is not None
-            assert mailer.stdout.read().count(WOULD_MAIL) in (
-                1,
-                2,
-            )  # the second when its acknowledgement did not arrive
+            # Twice if the acknowledgement of the first did not arrive.
+            assert mailer.stdout.read().count(WOULD_MAIL) in (1, 2)
             wait_for(revived, "outstanding_count", 0)
             assert run_statuses(revived) == ["RUN_STATUS_COMPLETED"] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -397,9 +398,12 @@ async def test_either_an_event_or_the_timeout_wins(till: Client, served_store: S
     runs = [
         await get_run(till, each.receipt.matches[0].run_id) for each in await till.send_all(orders(20), view=MATCHES)
     ]
-    for number, run in enumerate(runs):
-        await await_event(till, run, "paid" if number % 2 else ORDER, seconds=0.2)
-    for _ in range(40):
+    waiting = [
+        await await_event(till, run, "paid" if number % 2 else ORDER, seconds=0.2) for number, run in enumerate(runs)
+    ]
+    # The first event comes when half of the waits are over, or about to be.
+    await asyncio.sleep(waiting[len(waiting) // 2].wait.timeout_at.ToMicroseconds() / 1_000_000 - time.time())
+    for _ in range(20):
         await till.send(PAID)
         await asyncio.sleep(0.005)
     for run in runs:
