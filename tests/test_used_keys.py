@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,7 @@ from sqlalchemy import BigInteger, func, select
 
 from automation.automation_store import create_automation
 from automation.automations import NewAutomation
-from automation.matches import MatchFilter
 from automation.subscriptions.store import create_subscription
-from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription
 from automation.tables import metadata as automation_metadata
 from registry.tables import metadata as registry_metadata
 from server.model import Rules
@@ -20,6 +19,7 @@ from server.storage.contacts import insert_contact, insert_contacts
 from server.storage.erasures import begin_erasure
 from server.storage.projects import insert_project
 from server.storage.tables import metadata as server_metadata
+from tests.support.delivery_model import SUBSCRIPTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,28 +64,7 @@ def add_automation(connection: Connection, project_pk: int) -> None:
 
 
 def add_subscription(connection: Connection, project_pk: int) -> None:
-    backoff = Backoff(1_000_000, 1_000_000, 1.0)
-    create_subscription(
-        connection,
-        Subscription(
-            key=0,
-            project_pk=project_pk,
-            id=new_id(),
-            name=new_id(),
-            filter=MatchFilter(),
-            order=DeliveryOrder.POSITION,
-            ack_deadline=30_000_000,
-            max_attempts=5,
-            backoff=backoff,
-            read_position=0,
-            floor_position=0,
-            last_serial=0,
-            seek_serial=0,
-            version=1,
-            created_at=1,
-            updated_at=1,
-        ),
-    )
+    create_subscription(connection, replace(SUBSCRIPTION, project_pk=project_pk, id=new_id(), name=new_id()))
 
 
 def add_erasure(connection: Connection, project_pk: int) -> None:

@@ -320,17 +320,19 @@ class Consumer:
 class Operator:
     """Reads the progress of subscriptions, replays parked matches, and moves a subscription."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, pause_seconds: float = 0.25, replay_chance: float = 0.05) -> None:
         self._world = world
+        self._pause_seconds = pause_seconds
+        self._replay_chance = replay_chance
 
     async def run(self) -> None:
         """Observe every subscription repeatedly."""
         while not self._world.over:
             for name in self._world.history.subscriptions:
                 await self.observe(name)
-                if self._world.chance(0.05):
+                if self._world.chance(self._replay_chance):
                     await self.replay(name)
-            await self._world.pause(0.25)
+            await self._world.pause(self._pause_seconds)
 
     async def observe(self, name: str) -> Observed:
         """Read the progress of a subscription."""

@@ -1,4 +1,4 @@
-"""Clients beside the senders: an operator, one that reads slowly, and one that stops reading for good."""
+"""Clients that behave badly: one that reads slowly, and one that stops reading for good."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import grpc
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.consumers import EARLIEST
 from tests.support.forked import forked
-from tests.support.recorders import HEARTBEAT, Operator, raise_if_cancelled, raise_unless_away
+from tests.support.recorders import HEARTBEAT, raise_if_cancelled, raise_unless_away
 from tests.support.service import connected
 
 if TYPE_CHECKING:
@@ -24,18 +24,6 @@ if TYPE_CHECKING:
     from tests.torture.senders import TortureWorld
 
 WINDOW = 20
-
-
-class Inspector(Operator):
-    """Observes the subscriptions less often than other operators: a round takes many seconds."""
-
-    async def run(self) -> None:
-        while not self._world.over:
-            for name in self._world.history.subscriptions:
-                await self.observe(name)
-                if self._world.chance(0.1):
-                    await self.replay(name)
-            await self._world.pause(1)
 
 
 class SlowReader:

@@ -34,7 +34,7 @@ from tests.support.history import (
 from tests.support.push_player import PushPlayer
 from tests.support.receiver import SECRET, receiving
 from tests.support.recorders import Consumer, Operator, Watcher
-from tests.torture.bystanders import FrozenConsumer, Inspector, SlowReader, frozen_consumer
+from tests.torture.bystanders import FrozenConsumer, SlowReader, frozen_consumer
 from tests.torture.checks import CHECKS, Evidence
 from tests.torture.databases import fresh_database
 from tests.torture.journal import StoredEvent
@@ -197,7 +197,8 @@ async def playing(world: TortureWorld, receivers: Sequence[PushPlayer]) -> Async
         if not name.startswith("pushed")
         for number, window in enumerate((5, 50))
     ]
-    players += [Inspector(world), SlowReader(world), *receivers]
+    # A round takes many seconds, so its progress need not be read all the time.
+    players += [Operator(world, pause_seconds=1.0, replay_chance=0.1), SlowReader(world), *receivers]
     async with asyncio.TaskGroup() as tasks:
         world.players = [tasks.create_task(player.run(), name=type(player).__name__) for player in players]
         try:
