@@ -1,4 +1,4 @@
-"""What is wrong with a condition: the errors in its text with their places, and the exception that has them."""
+"""The errors in the text of a condition, with their places, and the exception that lists them."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""What is deleted about matches and runs: old matches, and what they hold about a person."""
+"""The deletion of old matches, and of what matches and runs hold about a person."""
 
 from __future__ import annotations

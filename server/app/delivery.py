@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The log of matches as watchers read it, subscriptions to it, and what consumers do with them."""
+    """The match log as watchers read it, the subscriptions to it, and their deliveries to consumers."""
 
     matches: MatchReader
     subscriptions: Subscriptions
@@ -52,7 +52,7 @@ async def delivering(
     shutdown: Shutdown,
     loop_time: LoopTime,
 ) -> AsyncIterator[Delivery]:
-    """Deliver matches to consumers, and push those of the subscriptions that want it."""
+    """Deliver matches to consumers, and push those of subscriptions that push."""
     database, notifier, queue = storage.database, ingestion.notifier, ingestion.queue
     metrics, tracer = measures.metrics, measures.tracer
     async with AsyncExitStack() as stack:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ingestion:
-    """The ingest, the group commit behind it, who is notified of its matches, and whether events can be stored."""
+    """The ingest, its group commit, the notifier of its matches, and the health of the storage."""
 
     notifier: MatchNotifier
     health: StorageHealth

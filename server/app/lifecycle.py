@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-class Task(Protocol):
+class Part(Protocol):
     """A part that works in the background."""
 
     def start(self) -> None:
@@ -26,10 +26,10 @@ class Task(Protocol):
         ...
 
 
-def begin(stack: AsyncExitStack, task: Task) -> None:
-    """Start a task, and close it when the stack is left."""
-    task.start()
-    stack.push_async_callback(task.close)
+def begin(stack: AsyncExitStack, part: Part) -> None:
+    """Start a part, and close it when the stack is left."""
+    part.start()
+    stack.push_async_callback(part.close)
 
 
 async def close_in_time(close: Callable[[], Awaitable[None]], grace_seconds: float) -> None:

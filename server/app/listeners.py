@@ -119,8 +119,8 @@ async def _listening(
 ) -> AsyncIterator[tuple[str, str]]:
     """Listen for calls, and yield the addresses of gRPC and HTTP."""
     grpc_address = await grpc_server.start(settings.grpc, settings.tls)
-    health.on_change(grpc_server.report_ready)
     try:
+        health.on_change(grpc_server.report_ready)
         yield grpc_address, await http_server.start(settings.http, settings.tls)
     finally:
         await asyncio.gather(grpc_server.stop(settings.grace_seconds), http_server.stop())

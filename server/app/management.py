@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Management:
-    """The callers, the changes that they make, and the catalog that has the results.
+    """The callers, the services through which they make changes, and the catalog.
 
-    `recent` are the matches in memory, which a change of the catalog or of a contact makes it forget.
+    `recent` are the matches in memory. They are dropped when the catalog or a contact changes.
     """
 
     access: Access

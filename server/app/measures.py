@@ -1,4 +1,4 @@
-"""What shows an operator how a server is."""
+"""The metrics of a server, and the traces that it exports."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The database, and its outage if there is one, to which all work that uses it reports."""
+    """The database, and the log of its outages, to which all work that uses it reports."""
 
     database: MeasuredDatabase
     outages: Outages

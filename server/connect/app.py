@@ -108,7 +108,7 @@ class Connect:
         self._calls.metrics.count_request(_LABEL, status, route, perf_counter() - began)
 
     def _serve(self, request: ConnectRequest, scope: Mapping[str, Any], task: asyncio.Task[Any]) -> Awaitable[int]:
-        """Return what serves a call, and returns the status. Raise errors of requests that are no calls."""
+        """Return a coroutine that serves a call and returns its status. Raise errors of requests that are no calls."""
         if scope["raw_path"] == WATCH_PATH:
             return self._watch(request, scope, task)
         endpoint = self._endpoints.get(scope["raw_path"])
@@ -187,7 +187,7 @@ class Connect:
 
 
 def _answer_nevertheless() -> None:
-    """Do nothing at the half-close of a client whose call does not wait."""
+    """Do nothing when the client half-closes: its call does not wait, and is answered."""
 
 
 def _check_requests(method: Method) -> None:

@@ -1,4 +1,4 @@
-"""What a server refuses: requests beyond its limits, and events for their content."""
+"""Metrics of refusals: of requests beyond the limits of the server, and of events for their content."""
 
 from __future__ import annotations
 

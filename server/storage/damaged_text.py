@@ -1,8 +1,8 @@
 """Reading rows whose text was damaged from outside: SQLite stores any bytes in any column.
 
-A read that fails for such a text is done again with U+FFFD in place of what is no text (`replacing_damaged_text`): the
-others that it reads are not to suffer from it. Where the difference matters, a statement reads damaged text as it is
-(`reading_damaged_text`). PostgreSQL checks what it stores, and needs none of this.
+A read that fails on such a text is done again with U+FFFD in place of the invalid bytes (`replacing_damaged_text`), so
+that other rows can be read. Where the bytes matter, a statement reads damaged text as it is (`reading_damaged_text`).
+PostgreSQL checks text when it is stored, and needs none of this.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def reading_damaged_text(connection: Connection) -> Iterator[None]:
 
 
 def replacing_damaged_text(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """Return work that reads valid text whatever SQLite has stored."""
+    """Return work that reads text of SQLite with U+FFFD in place of bytes that are not UTF-8."""
 
     def replacing(connection: Connection) -> T:
         driver: Any = connection.connection.driver_connection
@@ -51,10 +51,10 @@ def replacing_damaged_text(work: Callable[[Connection], T]) -> Callable[[Connect
     return replacing
 
 
-def is_damaged_text(error: BaseException | None) -> bool:
-    """Return whether a statement of SQLite failed for text that is not UTF-8, and report it.
+def report_damaged_text(error: BaseException | None) -> bool:
+    """Report a text that is not UTF-8 if a statement of SQLite failed on one. Return whether to replace such bytes.
 
-    That of an id is none: a list that continues after an id might read the row of a replaced one again and again.
+    Those of an id are not replaced: a list that continues after the id might read the same row again and again.
     """
     found = _UNDECODABLE.match(str(error))
     if found is None or found[1] == "id":
@@ -64,7 +64,7 @@ def is_damaged_text(error: BaseException | None) -> bool:
 
 
 def is_damaged(value: object) -> bool:
-    """Return whether a stored text is none, or has bytes that are not UTF-8."""
+    """Return whether a stored value is not text, or text with bytes that are not UTF-8."""
     if not isinstance(value, str):
         return True
     return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)

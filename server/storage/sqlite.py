@@ -32,7 +32,7 @@ from server.process.recurring import Recurring
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.small_work import SmallWork
 from server.storage.connection_turns import use_of
-from server.storage.damaged_text import is_damaged_text, replacing_damaged_text
+from server.storage.damaged_text import replacing_damaged_text, report_damaged_text
 from server.storage.sqlite_file import DatabaseFile, size_of_files
 from server.storage.sqlite_readers import Readers
 from server.storage.sqlite_writer import SqliteWriter
@@ -100,7 +100,7 @@ class SqliteDatabase:
                 try:
                     return await readers.run(work)
                 except DBAPIError as error:
-                    if not is_damaged_text(error.orig):
+                    if not report_damaged_text(error.orig):
                         raise
                 return await readers.run(replacing_damaged_text(work))
         except DBAPIError as error:

@@ -1,4 +1,4 @@
-"""What a database uses: its connections, and its size on disk."""
+"""The use of a database: of its connections, and of the disk."""
 
 from __future__ import annotations
 
