@@ -183,7 +183,8 @@ async def test_a_project_that_is_created_during_a_refresh_is_not_forgotten(
         return found
 
     reading: Any = SimpleNamespace(read=read)
-    catalog, forgotten = Catalog(reading), []
+    forgotten: list[str] = []
+    catalog = Catalog(reading)
     catalog.on_forget.append(lambda project_id, _: forgotten.append(project_id))
     assert (await catalog.refresh()).keys() == {project.pk for project in projects}
     assert forgotten == []

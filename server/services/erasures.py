@@ -128,8 +128,8 @@ class Erasures:
         """Erase a person. Return what was erased since this call. Raise ContactNotFound for an unknown id."""
         began = monotonic()
         person, pending = await self._begin(project_pk, ref)
-        if pending is None and await self._is_refused(project_pk, person):
-            person, pending = await self._begin(project_pk, ref, is_refused=True)
+        if pending is None and await self._has_refused_events(project_pk, person):
+            person, pending = await self._begin(project_pk, ref, has_refused_events=True)
         erased = Erased() if pending is None else await asyncio.shield(self._task(pending))
         if self._database.shared and erased.runs:
             # Other servers may still have its newest matches in memory, and hold them for a while.
@@ -137,13 +137,13 @@ class Erasures:
         return replace(erased, contact_id=person.contact_id)
 
     async def _begin(
-        self, project_pk: int, ref: ContactRef, *, is_refused: bool = False
+        self, project_pk: int, ref: ContactRef, *, has_refused_events: bool = False
     ) -> tuple[Person, PendingErasure | None]:
         """Begin an erasure or find it in progress, as `begin_erasure` does."""
 
         def begin_recorded(connection: Connection, record: AuditRecorder) -> tuple[Person, PendingErasure | None]:
             person, pending = begin_erasure(
-                connection, project_pk, ref.id, ref.email, now_micros(), is_refused=is_refused
+                connection, project_pk, ref.id, ref.email, now_micros(), has_refused_events=has_refused_events
             )
             if pending is not None:
                 record(connection, project_pk, None, AuditedValues("contact", person.contact_id, {"erased": True}))
@@ -156,7 +156,7 @@ class Erasures:
 
         return await finished(begin())
 
-    async def _is_refused(self, project_pk: int, person: Person) -> bool:
+    async def _has_refused_events(self, project_pk: int, person: Person) -> bool:
         """Return whether refused events are about a person of whom nothing is recorded."""
         async for found in refused_of_person(self._database, project_pk, person.contact_id, person.email):
             if found.ids or found.damaged:

@@ -105,11 +105,11 @@ def events_of(
 
 
 def begin_erasure(
-    connection: Connection, project_pk: int, contact_id: str, email: str, now: int, *, is_refused: bool = False
+    connection: Connection, project_pk: int, contact_id: str, email: str, now: int, *, has_refused_events: bool = False
 ) -> tuple[Person, PendingErasure | None]:
     """Begin to erase a person, or find the erasure in progress; None if nothing is left to erase.
 
-    With `is_refused`, there are refused events about the person. Raise ContactNotFound for an unknown id.
+    With `has_refused_events`, there are refused events about the person. Raise ContactNotFound for an unknown id.
     """
     head = lock_heads(connection, [project_pk])[project_pk]
     person = find_person(connection, project_pk, contact_id=contact_id, email=email)
@@ -121,7 +121,7 @@ def begin_erasure(
         is_recorded = _erase_contact(connection, person, now)
     else:
         is_recorded = bool(events_of(connection, project_pk, person, 0, head.position, 1))
-    if not is_recorded and not is_refused:
+    if not is_recorded and not has_refused_events:
         return person, None
     # Drops the cached contacts and automations' contacts of all servers, and has keys looked up by their digests.
     advance_catalog(connection, project_pk)
