@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, inspect
 from sqlalchemy.dialects.postgresql import dialect as postgresql_dialect
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateIndex
@@ -116,6 +116,26 @@ def test_the_migrations_are_one_chain_of_known_steps() -> None:
         assert (migration.revision, migration.down_revision) == (name, previous)
         assert {"upgrade", "move", "INDEXES"} & set(vars(migration)), name
         previous = name
+
+
+@on_sqlite
+async def test_a_migration_keeps_the_tables_and_columns_that_the_release_before_works_with(
+    backend: Backend, tmp_path: Path
+) -> None:
+    def columns(connection: Connection) -> set[tuple[str, str]]:
+        tables = inspect(connection)
+        return {(table, column["name"]) for table in tables.get_table_names() for column in tables.get_columns(table)}
+
+    async with backend.empty(tmp_path) as store:
+        database = await open_database(store.url)
+        before: set[tuple[str, str]] = set()
+        for name in names():
+            await migrate_until(database, name)
+            after = await database.read(columns)
+            if not getattr(import_module(f"{migrations.__name__}.versions.{name}"), "CONTRACTS", False):
+                assert before <= after, name
+            before = after
+        await database.close()
 
 
 def tables_of_the_code() -> MetaData:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.support.stores import Backend, Store
 
 TABLES = [table for each in (registry_metadata, automation_metadata, server_metadata) for table in each.sorted_tables]
-OF_THE_SERVER = {"server_secret", "server_setting", "used_key", "project"}
+OF_THE_SERVER = {"server_secret", "server_setting", "used_key", "used_project_key", "project"}
 OF_PARENTS = {
     "event_definition_revision": ("definition_id", "event_definition", "id"),
     "automation_version": ("automation_key", "automation", "key"),

@@ -98,6 +98,13 @@ server_secret = Table(
     Column("secret", LargeBinary, nullable=False),
 )
 
+# Nothing reads it: `used_key` has taken its place. Servers of the release before still write to it.
+used_project_key = Table(
+    "used_project_key",
+    metadata,
+    Column("key", _Key, primary_key=True, autoincrement=False),
+)
+
 # Entries name their project by its ID, and outlive it. An ID is a UUIDv7 and begins with the time of the entry.
 audit_entry = Table(
     "audit_entry",

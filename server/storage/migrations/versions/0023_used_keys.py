@@ -21,7 +21,8 @@ _KEEP = """
 def upgrade() -> None:
     """Have the database keep the largest key of a deleted row, in place of that of a deleted project.
 
-    A deletion that is under way may have deleted automations before their runs.
+    A deletion that is under way may have deleted automations before their runs. The table of projects' keys stays:
+    servers of the release before write to it.
     """
     key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
     op.create_table(
@@ -33,4 +34,3 @@ def upgrade() -> None:
             op.execute(_KEEP.format(table=table))
         for table, found in (("project", "key) FROM used_project_key"), ("automation", "automation_key) FROM run")):
             op.execute(f"UPDATE used_key SET key = coalesce((SELECT max({found}), 0) WHERE table_name = '{table}'")  # noqa: S608 - ours
-    op.drop_table("used_project_key")
