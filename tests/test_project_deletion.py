@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections import defaultdict
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -267,5 +266,5 @@ def remembering(key: int, project_id: str) -> list[str]:
         # Found by its hash, as this process has millions of keys.
         return key in each or project_id in each or any(type(name) is tuple and project_id in name for name in [*each])
 
-    found = (each for each in gc.get_objects() if type(each) in {dict, defaultdict, set} and each)
+    found = (each for each in gc.get_objects() if isinstance(each, dict | set) and each)
     return [repr(each) for each in found if has_it(each)]
