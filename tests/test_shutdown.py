@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.errors import Stopping
 from server.process.shutdown import until
 from signalbox.v1 import projects_pb2
+from tests.support.command_line import ENVIRONMENT, forker
 from tests.support.process import server_process
 from tests.support.refusals import refusal
 from tests.support.service import Client, http_client, serving
@@ -78,6 +81,21 @@ async def test_a_stopping_server_is_unready_and_keeps_serving_until_a_second_sig
         assert (kept_open.headers.get("connection"), closing.headers.get("connection")) == (None, "close")
         server.terminate()
         assert await server.exit_code() == 130
+
+
+def test_a_signal_ends_a_start_that_waits_for_the_database(tmp_path: Path) -> None:
+    file = tmp_path / "server.log"
+    with socket.create_server(("127.0.0.1", 0)) as silent, file.open("wb") as log, open(os.devnull) as nothing:
+        silent.settimeout(20)
+        database = f"postgresql://ada@127.0.0.1:{silent.getsockname()[1]}/shop"
+        words = ("serve", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--database", database)
+        files = (nothing.fileno(), log.fileno(), log.fileno())
+        process = forker.start(words, ENVIRONMENT, tmp_path, files, "")
+        with silent.accept()[0]:
+            process.terminate()
+            assert process.wait(timeout=5) == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["event"], line.get("signal")) for line in lines] == [("stopping", "SIGTERM"), ("stopped", None)]
 
 
 async def test_work_that_ends_before_the_event_is_answered() -> None:

@@ -8,7 +8,7 @@ import signal
 import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 import structlog
@@ -32,7 +32,9 @@ from server.process import runtime
 from server.settings import DEFAULT_GRPC, DEFAULT_HTTP, Settings, Tls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
 
 _DEFAULTS = Settings()
 MAX_QUEUE_EVENTS: Final = 1_000_000
@@ -286,7 +288,10 @@ async def _serve(settings: Settings) -> None:
     stop = _first_signal()
     async with AsyncExitStack() as stack:
         with clear_start_failures(settings.database):
-            server = await stack.enter_async_context(running(settings))
+            server = await _unless_stopped(stop, stack.enter_async_context(running(settings)))
+        if server is None:
+            log.info("stopped")
+            return
         runtime.collect_garbage_rarely()
         memory = FreedMemory()
         memory.start()
@@ -301,6 +306,31 @@ async def _serve(settings: Settings) -> None:
             await server.leave()
             await asyncio.sleep(settings.drain_seconds)
     log.info("stopped")
+
+
+async def _unless_stopped(stop: asyncio.Future[signal.Signals], start: Awaitable[T]) -> T | None:
+    """Return what was started; None if the server is to stop before, then what had started is closed again.
+
+    The start may wait for a database or a migration for as long as those take. It stays in this task, because the
+    same one must close what it opens.
+    """
+    task, starting = asyncio.current_task(), True
+    assert task is not None
+
+    def cancel(_stop: object) -> None:
+        if starting:
+            task.cancel()
+
+    stop.add_done_callback(cancel)
+    try:
+        return await start
+    except asyncio.CancelledError:
+        if not stop.done():
+            raise
+        task.uncancel()
+        return None
+    finally:
+        starting = False
 
 
 def _first_signal() -> asyncio.Future[signal.Signals]:
