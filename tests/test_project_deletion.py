@@ -6,17 +6,26 @@ import asyncio
 import gc
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock
 
 import pytest
 from grpc import StatusCode
 
 from automation.tables import metadata as automation_metadata
 from registry.tables import metadata as registry_metadata
-from server.background import project_deletion
+from server.auth.access import Access
+from server.background import project_deletion, run_timeouts
+from server.background.each_project import try_each_project
+from server.background.match_retention import MatchRetention
+from server.background.run_timeouts import RunTimeouts
 from server.ingest import refusal_log
+from server.logs.outages import Outages
+from server.model import Rules
 from server.services import erasures
+from server.storage.project_deletion import mark_deleted
+from server.storage.projects import insert_project
 from server.storage.tables import metadata as server_metadata
-from signalbox.v1 import audit_pb2, contacts_pb2, match_stream_pb2
+from signalbox.v1 import audit_pb2, contacts_pb2, event_ingest_pb2, match_stream_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.automations import automate
 from tests.support.consumers import PARK, Engine, acknowledge, ids, pull, subscribe
@@ -28,6 +37,9 @@ from tests.support.service import ADMIN_KEY, serving
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from sqlalchemy import Connection
+
+    from server.storage.database import Database
     from tests.support.service import Client, Service
     from tests.support.stores import Backend, Store
 
@@ -156,6 +168,53 @@ async def test_its_callers_are_refused_at_once_and_its_streams_end(store: Store,
         assert await verdict(engine.ended()) == missing
     again = pb.CreateProjectRequest(project=pb.Project(name=project.name))
     assert (await service.admin.projects.CreateProject(again)).project.id != project.id
+
+
+async def test_a_stream_that_answers_before_it_is_ended_says_that_its_project_is_gone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing_is_found(_: Access) -> None:
+        """The stream finds out by itself."""
+
+    shop = await filled(service)
+    stream = shop.ingest.StreamEvents()
+    sent = event_ingest_pb2.StreamEventsRequest(sequence=1, events=[event()])
+    await stream.write(sent)
+    await stream.read()
+    monkeypatch.setattr(Access, "_recheck_suspects", nothing_is_found)
+    await deletion(service, await project_of(service, shop))
+    await stream.write(sent)
+    assert await verdict(stream.read()) == (StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
+
+
+async def test_work_on_a_project_fails_unless_that_is_deleted(database: Database) -> None:
+    def projects(connection: Connection) -> tuple[int, int]:
+        kept, gone = (insert_project(connection, name, name, Rules(), now=1) for name in ("kept", "gone"))
+        mark_deleted(connection, gone, "", now=2)
+        return kept.pk, gone.pk
+
+    async def work(project_pk: int) -> None:
+        done.append(project_pk)
+        raise LookupError(project_pk)
+
+    done: list[int] = []
+    kept, gone = await database.write(projects)
+    await try_each_project(database, [gone, 987_654_321], int, work)
+    with pytest.raises(LookupError, match=str(kept)):
+        await try_each_project(database, [kept, gone], int, work)
+    assert done == [gone, 987_654_321, kept, gone]
+
+
+async def test_no_retention_fails_for_a_project_that_was_deleted_since_it_was_listed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = 987_654_321
+    matches = MatchRetention(database, 1.0, Outages())
+    monkeypatch.setattr(matches, "_periods", lambda _: ({key: 1}, {key: 1}))
+    await matches._prune_all()
+    timeouts: Any = RunTimeouts(database, MagicMock(), MagicMock(), Outages())
+    monkeypatch.setattr(run_timeouts, "due_projects", lambda *_: [key])
+    await timeouts._time_out_due()
 
 
 async def test_a_deletion_needs_the_name_once_more(store: Store, service: Service) -> None:

@@ -265,6 +265,12 @@ class Access:
                 stream.end(ProjectNotFound(caller.project_id))
         return gone
 
+    async def expect_project(self, caller: Caller) -> None:
+        """Raise ProjectNotFound if the project of a caller is deleted."""
+        found, _ = await self._database.read(partial(_project_and_version, caller), brief=True)
+        if not found:
+            raise ProjectNotFound(caller.project_id)
+
     def _suspects(self, digest: bytes) -> list[WatchedStream]:
         return [stream for stream in self._streams if stream.suspect and stream.digest == digest]
 

@@ -10,12 +10,14 @@ a database may all do this at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import structlog
 
 from registry.timestamps import now_micros
-from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
+from server.background.each_project import try_each_project
+from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.sharing.current_project import SERVER, work_for
 from server.storage.event_retention import delete_events, due_events, end_of_due, event_retentions
 from server.storage.paced_writes import write_paced
@@ -77,7 +79,7 @@ class EventRetention:
         self._update(await self._database.read(event_retentions, brief=True))
         self._deleted = 0
         periods = [period for periods in self._periods.values() for period in periods]
-        await try_each(periods, self._delete_due)
+        await try_each_project(self._database, periods, attrgetter("project_pk"), self._delete_due)
         if self._deleted:
             log.info("events_deleted", count=self._deleted, reason="retention")
         return min([LOOK_SECONDS, *(period.micros / 1_000_000 for period in periods)])

@@ -9,13 +9,15 @@ most. Servers that share a database may all do this at once.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import structlog
 
 from automation.deletion.retention import deletable_matches, delete_matches, move_start, next_start
 from registry.timestamps import now_micros
-from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
+from server.background.each_project import try_each_project
+from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.sharing.current_project import SERVER, work_for
 from server.storage.event_retention import match_retentions
 from server.storage.log import lock_heads
@@ -64,7 +66,8 @@ class MatchRetention:
         work_for(SERVER)
         periods, heads = await self._database.read(self._periods, brief=True)
         self._deleted = 0
-        await try_each([(key, heads[key], period) for key, period in periods.items()], self._prune)
+        projects = [(key, heads[key], period) for key, period in periods.items()]
+        await try_each_project(self._database, projects, itemgetter(0), self._prune)
         if self._deleted:
             log.info("matches_pruned", count=self._deleted)
         return min([LOOK_SECONDS, *(period / 1_000_000 for period in (self._retention, *periods.values()) if period)])

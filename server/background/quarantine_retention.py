@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from registry.timestamps import now_micros
-from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
+from server.background.each_project import try_each_project
+from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.services.quarantine import delete
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
@@ -58,7 +59,7 @@ class QuarantineRetention:
         work_for(SERVER)
         projects = await self._database.read(quarantined_projects, brief=True)
         self._deleted = 0
-        await try_each(projects, self._prune)
+        await try_each_project(self._database, projects, int, self._prune)
         if self._deleted:
             log.info("refused_events_pruned", count=self._deleted)
         return min(LOOK_SECONDS, self._retention_seconds)

@@ -12,7 +12,8 @@ from automation.match_log import match_values
 from automation.matching import timed_out
 from automation.run_store import due_projects, due_runs, next_timeout
 from automation.run_transitions import resume_runs
-from server.process.recurring import Recurring, try_each
+from server.background.each_project import try_each_project
+from server.process.recurring import Recurring
 from server.storage.clock import database_now, transaction_time
 from server.storage.events import event_names
 from server.storage.log import lock_heads, matches, move_heads
@@ -55,7 +56,7 @@ class RunTimeouts:
             lambda connection: (due_projects(connection, transaction_time(connection)), next_timeout(connection)),
             brief=True,
         )
-        await try_each(projects, self._time_out)
+        await try_each_project(self._database, projects, int, self._time_out)
         return POLL_SECONDS if due_at is None else min(max(due_at - database_now(), 0) / 1_000_000, POLL_SECONDS)
 
     async def _time_out(self, project_pk: int) -> None:

@@ -25,7 +25,7 @@ import structlog
 
 from registry.errors import SignalboxError
 from server.current_call.call_log import SLOW_SECONDS, CallLog
-from server.errors import InternalError, LimitReached, MalformedRequest, WatcherTooSlow
+from server.errors import InternalError, KeyExpired, KeyInvalid, LimitReached, MalformedRequest, WatcherTooSlow
 from server.metrics import Metrics
 from server.process.shutdown import until
 from server.rpc.call_limits import ARRIVAL_SECONDS, FIRST_MESSAGE_SECONDS, SMALL_BYTES, CallLimits
@@ -351,6 +351,14 @@ class Calls:
         caller.authorize(scope)
         return caller
 
+    async def authenticate_again(self, transport: Transport, scope: str, before: Caller) -> None:
+        """Check that a call has a caller still. Raise AccessError, ProjectNotFound and TooManyKeyLookups."""
+        try:
+            await self.authenticate(transport, scope)
+        except (KeyInvalid, KeyExpired):
+            await self._access.expect_project(before)
+            raise
+
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
@@ -364,9 +372,12 @@ class _Stream:
     watched: WatchedStream
 
     async def check(self) -> None:
-        """Authenticate the caller again if the key may have been revoked. Raise KeyInvalid."""
+        """Authenticate the caller again if the key may have been revoked.
+
+        Raise KeyInvalid and KeyExpired, but ProjectNotFound if the project was deleted with its keys.
+        """
         if self.watched.suspect:
-            await self.calls.authenticate(self.transport, self.scope)
+            await self.calls.authenticate_again(self.transport, self.scope, self.caller)
 
 
 @dataclass(frozen=True, slots=True)
