@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 from click.shell_completion import BashComplete
 
+from server.__main__ import main
 from server.cli.commands.serve import serve
+from server.cli.errors import INTERRUPTED
 from server.cli.main import cli, run
 from tests.support.command_line import serving
 from tests.support.messages import ADA, ORDER
@@ -21,6 +24,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.command_line import Server
+
+
+class Interrupted:
+    """A finder of modules during whose search the user presses Ctrl-C."""
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "server.cli.main":
+            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -255,3 +266,11 @@ def test_a_wrong_setting_is_named(capsys: pytest.CaptureFixture[str], tmp_path: 
     error = capsys.readouterr().err
     assert error.startswith(f"error: {file}")
     assert message in error
+
+
+def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "server.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == INTERRUPTED
