@@ -32,7 +32,11 @@ START_SECONDS = 30
 INITDB = ("--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
 
 # The data is thrown away, so nothing needs to survive a power cut; many small databases are made from a template.
-OPTIONS = ("fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200")
+OPTIONS = (
+    "fsync=off", "full_page_writes=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200",
+    "update_process_title=off", "track_counts=off", "jit=off", "max_parallel_workers_per_gather=0",
+    "bgwriter_delay=10s", "wal_writer_delay=10s", "checkpoint_timeout=1h", "max_wal_size=4GB",
+)  # fmt: skip
 
 DURABLE = ("shared_buffers=64MB", "max_connections=200")
 """Options of a server whose commits survive a power cut, for measurements."""
