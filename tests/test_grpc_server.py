@@ -11,8 +11,10 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from server.api.interceptor import _GrpcCall
 from server.api.server import GrpcServer
 from server.auth.access import Access
+from server.errors import Stopping
 from server.model import Rules
 from server.rpc.calls import Calls
 from server.rpc.open_calls import OpenCalls
@@ -220,3 +222,38 @@ async def test_every_event_acknowledged_during_a_stop_is_there_afterwards(databa
     assert stored == list(range(1, len(stored) + 1))
     assert len(acknowledged) > 50
     assert set(acknowledged) <= set(stored)
+
+
+class SlowContext:
+    """Stands for a context of the library whose first response is on its way until `sent` is set."""
+
+    def __init__(self) -> None:
+        self.sent = asyncio.Event()
+        self.done: list[str] = []
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        pass
+
+    async def write(self, response: str) -> None:
+        await self.sent.wait()
+        self.done.append(response)
+
+    async def abort(self, code: Any, message: str, trailing: Any) -> None:
+        self.done.append(code.name)
+
+
+async def test_a_stream_that_ends_while_its_first_response_is_sent_has_its_status_after_that() -> None:
+    context: Any = SlowContext()
+    call = _GrpcCall(context)
+    writing = asyncio.ensure_future(call.write("first"))
+    await asyncio.sleep(0)
+    writing.cancel()
+    failing = asyncio.create_task(call.fail(Stopping()))
+    await asyncio.sleep(0.01)
+    assert context.done == []
+    context.sent.set()
+    await failing
+    assert context.done == ["first", "UNAVAILABLE"]

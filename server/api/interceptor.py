@@ -8,7 +8,7 @@ method that the servicer lacks.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
@@ -20,7 +20,7 @@ from server.rpc.parsing import parser
 from server.tracing.context import TRACEPARENT, receive_trace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from google.protobuf.descriptor import ServiceDescriptor
 
@@ -29,18 +29,21 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
+FIRST_SECONDS: Final = 0.5
+"""How long a stream that ends waits until its first response is sent, which the client may never read."""
+
 
 class _GrpcCall:
     """What carries one call: a context of the library. Its request ID is answered in the trailing metadata."""
 
-    __slots__ = ("_authorization", "_context", "_keys", "_metadata", "_project", "_task", "write")
+    __slots__ = ("_authorization", "_context", "_first", "_keys", "_metadata", "_project", "_task")
 
     own_errors = (grpc.aio.BaseError,)
 
     def __init__(self, context: Context, task: asyncio.Task[Any] | None = None) -> None:
         self._context = context
         self._task = task  # of a call with one response
-        self.write = context.write
+        self._first: asyncio.Future[None] | None = None
         self._keys = 0
         self._authorization = self._project = request_id = traceparent = ""
         for name, value in context.invocation_metadata() or ():
@@ -76,12 +79,25 @@ class _GrpcCall:
         data: Any = await self._context.read()
         return None if data is grpc.aio.EOF else data
 
+    def write(self, response: Any) -> Awaitable[None]:
+        """Write one of a stream of responses."""
+        return self._write_first(response) if self._first is None else self._context.write(response)
+
+    async def _write_first(self, response: Any) -> None:
+        """Write the first response, and the headers with it. A call that ends meanwhile waits for it in `fail`."""
+        self._first = asyncio.ensure_future(self._context.write(response))
+        self._first.add_done_callback(_mark_retrieved)
+        await asyncio.shield(self._first)
+
     async def end(self) -> None:
         """Leave it to the library, which ends a call when its handler returns."""
 
     async def fail(self, error: Exception) -> None:
         """End the call with the status of an error. Raise AbortError if it has a stream of responses."""
         if self._task is None:
+            if self._first is not None and not self._first.done():
+                # Until they are sent, the library would send the headers again, and fail.
+                await asyncio.wait({self._first}, timeout=FIRST_SECONDS)
             await abort(self._context, error, self._metadata)
         else:
             await abort_at_return(self._context, error, self._metadata)
@@ -113,6 +129,12 @@ def _handler(method: Method, calls: Calls) -> grpc.RpcMethodHandler[Any, Any]:
     if method.descriptor.server_streaming:
         return grpc.stream_stream_rpc_method_handler(stream, None, _serialized)
     return grpc.stream_unary_rpc_method_handler(answer, None, _serialized)
+
+
+def _mark_retrieved(first: asyncio.Future[None]) -> None:
+    """Mark a failure as seen: the call may have ended."""
+    if not first.cancelled():
+        first.exception()
 
 
 def _serialized(response: Any) -> bytes:

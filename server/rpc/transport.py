@@ -45,8 +45,8 @@ class UnaryTransport(Transport, Protocol):
 class StreamTransport(Transport, Protocol):
     """What carries one call with a stream of responses."""
 
-    async def write(self, response: Any) -> None:
-        """Write a response, and return when more can be written."""
+    def write(self, response: Any) -> Awaitable[None]:
+        """Write a response; done when more can be written."""
         ...
 
     async def end(self) -> None:
