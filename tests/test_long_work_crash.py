@@ -1,4 +1,4 @@
-"""Long work goes on after its process was killed and restarted, and leaves nothing behind."""
+"""Long work whose process is killed continues after a restart, and leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import grpc
 from server.api.aborting import abort, abort_at_return
 from server.current_call.context import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
+from server.process.futures import mark_retrieved
 from server.rpc.method import served_methods
 from server.rpc.parsing import parser
 from server.tracing.context import TRACEPARENT, receive_trace
@@ -86,7 +87,7 @@ class _GrpcCall:
     async def _write_first(self, response: Any) -> None:
         """Write the first response, and the headers with it. A call that ends meanwhile waits for it in `fail`."""
         self._first = asyncio.ensure_future(self._context.write(response))
-        self._first.add_done_callback(_mark_retrieved)
+        self._first.add_done_callback(mark_retrieved)
         await asyncio.shield(self._first)
 
     async def end(self) -> None:
@@ -129,12 +130,6 @@ def _handler(method: Method, calls: Calls) -> grpc.RpcMethodHandler[Any, Any]:
     if method.descriptor.server_streaming:
         return grpc.stream_stream_rpc_method_handler(stream, None, _serialized)
     return grpc.stream_unary_rpc_method_handler(answer, None, _serialized)
-
-
-def _mark_retrieved(first: asyncio.Future[None]) -> None:
-    """Mark a failure as seen: the call may have ended."""
-    if not first.cancelled():
-        first.exception()
 
 
 def _serialized(response: Any) -> bytes:

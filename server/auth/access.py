@@ -32,6 +32,7 @@ from server.errors import (
     TooManyKeyLookups,
 )
 from server.paging import sign_with
+from server.process.futures import mark_retrieved
 from server.sharing.current_project import work_for
 from server.storage.projects import catalog_version, get_project, key_by_digest, project_by_pk
 
@@ -317,8 +318,7 @@ class Access:
     def _looked_up(self, lookup: tuple[bytes, int, int], looking: asyncio.Task[Caller]) -> None:
         del self._lookups[lookup]
         # The callers that waited may have gone.
-        if not looking.cancelled():
-            looking.exception()
+        mark_retrieved(looking)
 
     async def _read_key(self, digest: bytes) -> Caller:
         invalidations = self._invalidations

@@ -67,6 +67,7 @@ from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeO
 from server.current_call.context import as_server
 from server.delivery.steps import PendingSettlements, PendingTakeOver, StepInProgress
 from server.errors import ConsumerReplaced, InternalError, ServiceError, SubscriptionPushes
+from server.process.futures import mark_retrieved
 from server.storage.clock import database_now, transaction_time
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Dispatcher:
     def submit(self, settlements: Sequence[Settlement]) -> asyncio.Future[list[list[SettleResult]]]:
         """Settle deliveries in one of the next steps; the future has the results once they are durable."""
         done: asyncio.Future[list[list[SettleResult]]] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_mark_retrieved)
+        done.add_done_callback(mark_retrieved)
         self._queue.append(PendingSettlements(settlements, done))
         self._changed.set()
         return done
@@ -206,7 +207,7 @@ class Dispatcher:
         another server meanwhile, while this one waited for the database.
         """
         done: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_mark_retrieved)
+        done.add_done_callback(mark_retrieved)
         self._queue.append(PendingTakeOver(request, done))
         self._changed.set()
         return await done
@@ -460,12 +461,6 @@ def _is_cancelled(pending: PendingSettlements | PendingTakeOver) -> bool:
 def _resolve(done: asyncio.Future[list[T]], result: list[T]) -> None:
     if not done.done():
         done.set_result(result)
-
-
-def _mark_retrieved(done: asyncio.Future[list[T]]) -> None:
-    """Mark a failure as seen: whoever waited for it may have gone."""
-    if not done.cancelled():
-        done.exception()
 
 
 def _transaction_clock(connection: Connection) -> Callable[[], int]:

@@ -1,3 +1,3 @@
-"""The running process: its periodic tasks, its shutdown, its memory, and settings that affect all of its threads."""
+"""The running process: its periodic tasks, its shutdown, its memory, its abandoned futures, and its settings."""
 
 from __future__ import annotations

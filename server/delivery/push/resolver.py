@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
 from server.delivery.push.networks import RefusedAddress, refusal
+from server.process.futures import mark_retrieved
 from server.sharing.current_project import current_project
 from server.sharing.fair_budget import FairBudget
 
@@ -64,8 +65,7 @@ class Resolver:
 
     def _end(self, project_pk: int | None, done: asyncio.Future[Sequence[str]]) -> None:
         self._shares.give(project_pk)
-        if not done.cancelled():
-            done.exception()
+        mark_retrieved(done)
 
 
 def is_address(host: str) -> bool:

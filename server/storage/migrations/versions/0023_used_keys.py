@@ -19,7 +19,7 @@ _KEEP = """
 
 
 def upgrade() -> None:
-    """Have the database keep the largest key of a deleted row, in place of that of a deleted project.
+    """Have the database keep the largest key that a deleted row of each table had.
 
     A deletion that is under way may have deleted automations before their runs. The table of projects' keys stays:
     servers of the release before write to it.
