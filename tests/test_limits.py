@@ -30,6 +30,7 @@ from server.current_call import context as call_context
 from server.delivery import consumer, consumer_session, dispatchers, recent_matches, wake_ups
 from server.delivery.push import budget as push_budget
 from server.delivery.push import client as push_client
+from server.delivery.push import connector as push_connector
 from server.delivery.push import outcomes as push_outcomes
 from server.delivery.push import resolver as push_resolver
 from server.http import body
@@ -233,7 +234,8 @@ LIMITS = {
     "A body that counts as one request; a larger one counts as several": size(push_budget.PART_BYTES),
     "Time for a connection and its response": seconds(push.DEFAULT_TIMEOUT / SECOND),
     "A rest that a receiver asks for by `Retry-After`": seconds(push_outcomes.MAX_RETRY_AFTER),
-    "Body of a response that is read": (f"{size(push_client.RESPONSE_BYTES)}, for {seconds(push_client.BODY_SECONDS)}"),
+    "A response, with interim responses before it": size(push_connector.RESPONSE_BYTES),
+    "Body of a response that is read": (f"{size(push_client.BODY_BYTES)}, for {seconds(push_client.BODY_SECONDS)}"),
     "An idle connection to a receiver": seconds(push_client.IDLE_SECONDS),
     "Hosts that are resolved at a time, shared by projects": number(push_resolver.RESOLVING_THREADS),
     "Time to resolve a host when its URL is set": seconds(push_client.RESOLVE_SECONDS),

@@ -7,7 +7,7 @@ import re
 import ssl
 import subprocess
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from grpc import StatusCode
 from automation.subscriptions.push_url import normal_url
 from server.delivery.push import resolver
 from server.delivery.push.client import PushClient, PushFailed
+from server.delivery.push.connector import RESPONSE_BYTES
 from server.delivery.push.networks import PushNetworks
 from server.delivery.push.resolver import Resolver
 from server.delivery.push.signing import Signer
@@ -380,6 +381,78 @@ async def test_a_receiver_without_tls_is_named() -> None:
     async with server, pushing(Names([]), "127.0.0.0/8") as client:
         port = server.sockets[0].getsockname()[1]
         assert await failure(client, f"https://127.0.0.1:{port}/") == "no TLS connection could be made"
+
+
+@asynccontextmanager
+async def flooding(head: bytes, flood: bytes) -> AsyncIterator[str]:
+    """A receiver that answers with a head, and then repeats something until the connection is closed."""
+
+    async def answer_endlessly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        with suppress(ConnectionError):
+            while True:
+                writer.write(flood * (1 + 100_000 // len(flood)))
+                await writer.drain()
+
+    server = await asyncio.start_server(answer_endlessly, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("greeting", [b"220 mail.example ESMTP\r\n", answer(200), b""])
+async def test_a_host_that_speaks_or_hangs_up_first_is_connected_to_once(greeting: bytes) -> None:
+    connections = []
+
+    def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        writer.write(greeting)
+        writer.close()
+
+    async def confirm() -> bool:
+        await asyncio.sleep(0.05)
+        return True
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server, pushing(Names([]), "127.0.0.0/8") as client:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        with pytest.raises(PushFailed, match="before the request") as failed:
+            await client.post(url, {}, b"{}", 1, confirm)
+        assert failed.value.unsent
+        assert len(connections) == 1
+
+
+INTERIM = (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n")
+
+
+@pytest.mark.parametrize("flood", [*INTERIM, b"\r\n"])
+async def test_a_receiver_that_never_comes_to_a_status_is_left_after_a_few_bytes(flood: bytes) -> None:
+    async with flooding(b"", flood) as url, pushing(Names([]), "127.0.0.0/8") as client:
+        assert await failure(client, url) == "the response has no status within 32 KiB"
+
+
+@pytest.mark.parametrize(
+    ("framing", "flood"),
+    [
+        ("transfer-encoding: chunked\r\n\r\n1;", b"endless-extension"),
+        ("transfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        ("content-length: 1000000000\r\n\r\n", b"a"),
+        ("x: y\r\n\r\n", b"a"),
+    ],
+)
+async def test_the_status_counts_however_much_follows(framing: str, flood: bytes) -> None:
+    head = f"HTTP/1.1 200 OK\r\n{framing}".encode()
+    async with flooding(head, flood) as url, pushing(Names([]), "127.0.0.0/8") as client:
+        assert await post(client, url) == 200
+
+
+@pytest.mark.parametrize("interim", INTERIM)
+async def test_interim_responses_before_a_status_are_skipped(interim: bytes) -> None:
+    before = interim * ((RESPONSE_BYTES - len(answer(200))) // len(interim))
+    async with receiving() as receiver, pushing(Names([]), "127.0.0.0/8") as client:
+        receiver.always(before + answer(200), before + answer(500))
+        assert [await post(client, receiver.url) for _ in range(2)] == [200, 500]
+        assert receiver.connections == 1
 
 
 async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

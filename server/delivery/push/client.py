@@ -22,13 +22,14 @@ import ssl
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from server.delivery.push.connector import RESPONSE_BYTES, Connector, LongHead
 from server.delivery.push.networks import RefusedAddress
 from server.version import version
 
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
     from aiohttp.connector import Connection
 
+    from server.delivery.push.connector import BoundedConnection
     from server.delivery.push.resolver import Resolver
 
-RESPONSE_BYTES: Final = 16 * 1024
+BODY_BYTES: Final = 16 * 1024
 """The bytes of a response's body that are read, so that the connection can be used again."""
 BODY_SECONDS: Final = 1.0
 """The time for them to arrive, after the head of the response."""
@@ -71,7 +73,11 @@ class PushWithdrawn(Exception):
 
 
 class _UnaskedResponse(aiohttp.ClientError):
-    """Something arrived on a connection while it was unused; nothing was sent on it."""
+    """Something arrived on a connection while it was unused, or its end; nothing was sent on it."""
+
+
+class _UnusableConnection(aiohttp.ClientError):
+    """Something arrived on a new connection before its first request, or its end: a further one would be no better."""
 
 
 _sent: ContextVar[bool] = ContextVar("push_sent")
@@ -86,11 +92,13 @@ class _Request(aiohttp.ClientRequest):
     """A request that is sent only on a connection without a response of its own, and only if it still may be."""
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        """Send the request. Raise PushWithdrawn and _UnaskedResponse."""
+        """Send the request. Raise PushWithdrawn, _UnaskedResponse and _UnusableConnection."""
         if (confirm := _confirm.get()) is not None and not await confirm():
             raise PushWithdrawn
-        if conn.protocol is None or conn.protocol.should_close:
-            raise _UnaskedResponse
+        connection = cast("BoundedConnection | None", conn.protocol)
+        if connection is None or connection.should_close:
+            raise _UnaskedResponse if connection is not None and connection.used else _UnusableConnection
+        connection.used = True
         _sent.set(True)
         return await super().send(conn)
 
@@ -163,7 +171,7 @@ class PushClient:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=Connector(
                     limit=0,
                     use_dns_cache=False,
                     resolver=_CheckedResolver(self._resolver),
@@ -176,7 +184,7 @@ class PushClient:
                 headers={"User-Agent": f"Signalbox/{version()}", "Accept": "*/*"},
                 skip_auto_headers=("Accept-Encoding",),
                 auto_decompress=False,
-                read_bufsize=RESPONSE_BYTES,
+                read_bufsize=BODY_BYTES,
                 timeout=aiohttp.ClientTimeout(total=None),
             )
         return self._session
@@ -218,7 +226,7 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
     """Read the rest of a short response; the connection is returned with its last byte."""
     if response.content.at_eof():
         return
-    left = RESPONSE_BYTES
+    left = BODY_BYTES
     with suppress(TimeoutError, aiohttp.ClientError):
         async with asyncio.timeout(BODY_SECONDS):
             while left > 0 and (part := await response.content.read(left)):
@@ -243,6 +251,8 @@ def _failure(error: Exception) -> str:
 _FAILURES: Final = (
     (aiohttp.ClientConnectorCertificateError, "the certificate of the receiver is not valid for its host"),
     (aiohttp.ClientSSLError, "no TLS connection could be made"),
+    (_UnusableConnection, "the receiver sent something before the request, or closed the connection"),
+    (LongHead, f"the response has no status within {RESPONSE_BYTES // 1024} KiB"),
     (aiohttp.ServerDisconnectedError, "the receiver closed the connection without a response"),
     (aiohttp.ClientResponseError, "the response is not valid HTTP"),
 )
