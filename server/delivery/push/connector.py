@@ -8,7 +8,7 @@ all calls of the server until its timeout.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -32,8 +32,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        factory: partial[ResponseHandler] = partial(BoundedConnection, loop=self._loop)
-        self._factory = factory
+        self._factory = cast("partial[ResponseHandler]", partial(BoundedConnection, loop=self._loop))
 
 
 class BoundedConnection(ResponseHandler):
