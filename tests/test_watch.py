@@ -242,7 +242,10 @@ async def test_a_watch_begins_where_it_is_told(shop: Client, store: Store) -> No
         (pb.StartPoint(log_end=pb.LOG_END_UNSPECIFIED), []),
     ):
         assert positions(await read_to_end(shop, start)) == expected
+    year_1 = -62_135_596_800_000_000
     for micros, expected in (
+        (year_1, [1, 2, 3]),
+        (-1, [1, 2, 3]),
         (0, [1, 2, 3]),
         *((each.matched_at, list(range(each.position, 4))) for each in log),
         *((each.matched_at + 1, list(range(each.position + 1, 4))) for each in log),
@@ -253,7 +256,8 @@ async def test_a_watch_begins_where_it_is_told(shop: Client, store: Store) -> No
 
 
 async def test_a_log_without_matches_is_watched_from_every_end(shop: Client) -> None:
-    for start in (EARLIEST, LATEST, after(0), pb.StartPoint(time=Timestamp(seconds=1))):
+    times = (pb.StartPoint(time=Timestamp(seconds=seconds)) for seconds in (-1, 0, 1))
+    for start in (EARLIEST, LATEST, after(0), *times):
         (answer,) = await read_to_end(shop, start)
         assert (answer.position, answer.head_position, list(answer.matches)) == (0, 0, [])
         assert positions(await read_to_end(shop, pb.StartPoint(cursor=answer.cursor))) == []

@@ -136,7 +136,7 @@ def check_kept(position: int, earliest: int) -> None:
 
 
 def _position_since(connection: Connection, project_pk: int, time: int, start: LogStart, head: int) -> int:
-    if time < start.gone_before:
+    if start.gone_before and time < start.gone_before:
         raise CursorExpired(start.position)
     return first_since(connection, project_pk, time, start.position, head) - 1
 
