@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import sqlalchemy as sa
 
-from automation.bulk import chunks
 from automation.tables import hidden_from_planner
 from server.storage.tables import SEGMENT, SEGMENT_BITS, WITHOUT_CONTACT, event
 
@@ -23,10 +22,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 SEGMENTS_SEARCHED: Final = 256
-"""The most segments that one statement searches for events of a contact."""
+"""The most segments whose events of a contact one statement counts."""
 
 SEGMENTS_READ: Final = 16
-"""The most segments from which one statement reads. If all their events are the contact's, it takes milliseconds."""
+"""The most segments that are read without counting their events before: even if all are the contact's, it takes
+milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +93,39 @@ def _first(
 def _in_segments(
     connection: Connection, conditions: Sequence[sa.ColumnElement[bool]], positions: PositionRange, limit: int
 ) -> list[int]:
-    """Return the first positions, searching one segment, then two, four and so on."""
+    """Return the first positions, searching one segment, then SEGMENTS_READ, then SEGMENTS_SEARCHED at a time."""
     segments = positions.segments()
     found: list[int] = []
     start, count = 0, 1
     while start < len(segments) and len(found) < limit:
-        next_ones = segments[start : start + count]
-        for some in chunks(_occupied(connection, conditions, next_ones), SEGMENTS_READ):
-            if len(found) < limit:
-                found += _first(connection, [*conditions, SEGMENT.in_(some)], positions, limit - len(found))
-        start, count = start + count, min(2 * count, SEGMENTS_SEARCHED)
+        searched: Sequence[int] = segments[start : start + count]
+        if count > SEGMENTS_READ:
+            searched = _enough(connection, conditions, searched, limit - len(found))
+        if searched:
+            found += _first(connection, [*conditions, SEGMENT.in_(_each(searched))], positions, limit - len(found))
+        start, count = start + count, min(SEGMENTS_READ * count, SEGMENTS_SEARCHED)
     return found
 
 
-def _occupied(connection: Connection, conditions: Sequence[sa.ColumnElement[bool]], segments: range) -> Sequence[int]:
-    """Return which of the segments have events that meet the conditions, in the same order."""
-    if len(segments) == 1:
-        return segments
-    segment = sa.func.json_each(msgspec.json.encode([*segments]).decode()).table_valued("value").c.value
-    query = sa.select(segment).where(sa.select(event.c.position).where(*conditions, segment == SEGMENT).exists())
-    return sorted(connection.scalars(query), reverse=segments.step < 0)
+def _enough(
+    connection: Connection, conditions: Sequence[sa.ColumnElement[bool]], segments: Sequence[int], limit: int
+) -> list[int]:
+    """Return the first of the segments that together have `limit` events that meet the conditions.
+
+    If they have fewer, return all that have any. Of each segment at most `limit` events are counted.
+    """
+    segment = _each(segments).selected_columns[0]
+    counted = sa.select(event.c.position).where(*conditions, segment == SEGMENT).limit(limit)
+    number = sa.select(sa.func.count()).select_from(counted.correlate(segment.table).subquery()).scalar_subquery()
+    counts = dict(connection.execute(sa.select(segment, number)).tuples().all())
+    enough: list[int] = []
+    for each in segments:
+        if limit > 0 and counts[each]:
+            enough.append(each)
+            limit -= counts[each]
+    return enough
+
+
+def _each(segments: Sequence[int]) -> sa.Select[tuple[int]]:
+    """Return a query of the numbers of segments, whose text does not depend on how many there are."""
+    return sa.select(sa.func.json_each(msgspec.json.encode([*segments]).decode()).table_valued("value").c.value)
