@@ -33,7 +33,7 @@ from server.delivery.push import client as push_client
 from server.delivery.push import connector as push_connector
 from server.delivery.push import outcomes as push_outcomes
 from server.delivery.push import resolver as push_resolver
-from server.http import body
+from server.http import body, handshakes
 from server.http import connection as http_connection
 from server.http import connections as http_connections
 from server.http import head as http_head
@@ -95,8 +95,9 @@ LIMITS = {
     "Events that a project may send per second, on average, to one server": "any number",
     "Events that it may send at once, after a pause": "those of one second",
     "Events that a project may record per day (UTC), on all servers": "any number",
-    "gRPC: connections": number(grpc_server.MAX_CONNECTIONS),
+    "gRPC: connections, in handshakes or after": number(grpc_server.MAX_CONNECTIONS),
     "gRPC: calls of one connection": number(grpc_server.MAX_CONNECTION_STREAMS),
+    "REST: the first message of a TLS handshake, and the rest of it": seconds(handshakes.HANDSHAKE_SECONDS),
     "gRPC: a handshake": seconds(grpc_server.HANDSHAKE_SECONDS),
     "gRPC: a silent client, until it is asked whether it is there": seconds(grpc_server.KEEPALIVE_SECONDS),
     f"gRPC: pings that come within {grpc_server.PING_SECONDS} s of the one before": number(
@@ -154,7 +155,7 @@ LIMITS = {
     "REST: a target or a header": size(http_head.MAX_LINE),
     "REST: headers": number(http_head.MAX_HEADERS),
     "REST: time for the head to arrive": seconds(http_connection.HEAD_SECONDS),
-    "REST: unfinished heads of all connections": size(http_connections.MAX_HEADS),
+    "REST: unfinished heads and first messages of TLS handshakes, of all connections": size(http_connections.MAX_HEADS),
     f"REST: bodies beyond {size(body.SMALL_BODY)} that are received or handled": size(body.ALL_BODIES),
     "REST: such bodies of one project": size(body.BODIES_OF_PROJECT),
     "REST: GET requests that are served at once": number(bridge_app.READS),

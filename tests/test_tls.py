@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import subprocess
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,6 +15,7 @@ from structlog.testing import capture_logs
 from server.cli.main import run
 from server.settings import Tls
 from signalbox.v1 import projects_pb2
+from tests.support.authority import Authority
 from tests.support.service import ADMIN_KEY, Service, serving
 
 if TYPE_CHECKING:
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
 NATIVE_KEY = ("--key", "sb_any")
 
 both_transports = pytest.mark.parametrize("transport", ["grpc", "http"])
-
-
-class Authority:
-    """Certificates of one name, each its own authority."""
-
-    def __init__(self, folder: Path) -> None:
-        self.certificate = folder / "cert.pem"
-        self.key = folder / "key.pem"
-        folder.mkdir()
-        self.renew()
-
-    def renew(self) -> None:
-        """Make another certificate and key in the same files."""
-        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        names = ["-days", "1", "-subj", "/CN=signalbox", "-addext", "subjectAltName=IP:127.0.0.1"]
-        files: list[str | Path] = ["-keyout", self.key, "-out", self.certificate]
-        subprocess.run([*command, *names, *files], check=True, capture_output=True)
-
-    def trust(self) -> str:
-        """Return the certificate that clients of its present holder must trust."""
-        return self.certificate.read_text()
 
 
 async def reaches(service: Service, transport: str, trusted: str, shown: Authority | None = None) -> bool:

@@ -31,6 +31,8 @@ from server.http.head import RequestHead
 from server.http.known_heads import KnownHead
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import uvicorn
     from uvicorn.server import ServerState
 
@@ -70,12 +72,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         connections: HttpConnections | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self._application = config.loaded_app
         self._idle_seconds = config.timeout_keep_alive
         self._server_state = server_state
         self._loop = _loop or asyncio.get_running_loop()
         self._connections = HttpConnections() if connections is None else connections
+        self._release = release  # called once this connection takes the place of the one with its TLS handshake
         self.address = ""  # of the client, as connections are counted
         self._head: RequestHead | None = None  # has begun to arrive
         self._head_bytes = 0
@@ -100,6 +104,9 @@ class HttpConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start reading from a new connection, or refuse it."""
         self.transport = transport  # type: ignore[assignment]  # uvloop's are of no class of asyncio
+        if self._release is not None:
+            self._release()
+            self._release = None
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # a protocol of our own
         self._deadline = self._loop.time() + HEAD_SECONDS
         self.address = address_of(transport)

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from server.http.connection import HttpConnection
+from server.http.handshakes import Handshakes
 from server.http.tls import server_context
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.http.connections import HttpConnections
     from server.http.path_router import Application
     from server.settings import Tls
@@ -24,8 +27,6 @@ LAST_WORD_SECONDS = 1.0
 BACKLOG = 2048
 KEEP_ALIVE_SECONDS = 75
 DATE_SECONDS = 1.0
-HANDSHAKE_SECONDS = 10.0
-"""The time for a TLS handshake: a connection is counted after it."""
 
 
 class HttpServer:
@@ -95,17 +96,13 @@ class _Server(uvicorn.Server):
                     await self._leaving.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on a socket, with a limit of time for TLS handshakes, which uvicorn does not set."""
-        tls = self.config.ssl
+        """Listen on a socket. uvicorn's own way counts no connection before the end of its TLS handshake."""
         connect = partial(HttpConnection, self.config, self.server_state, {}, connections=self._connections)
+        accept: Callable[[], asyncio.BaseProtocol] = connect
+        if self.config.ssl is not None:
+            accept = Handshakes(self.config.ssl, connect, self._connections, self.server_state).accept
         self.servers = [
-            await asyncio.get_running_loop().create_server(
-                connect,
-                sock=listening,
-                ssl=tls,
-                backlog=BACKLOG,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS if tls is not None else None,
-            )
+            await asyncio.get_running_loop().create_server(accept, sock=listening, backlog=BACKLOG)
             for listening in sockets or ()
         ]
         self.started = True

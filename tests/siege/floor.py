@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from multiprocessing.connection import Connection
 
+    from server.settings import Tls
     from tests.siege.target import Target
 
 WARMING_SECONDS: Final = 1.0
@@ -32,7 +33,7 @@ WARMING_SECONDS: Final = 1.0
 
 async def floor_of(row: str, target: Target, seconds: float) -> Floor:
     """Repeat an attack for some seconds against the server that does nothing."""
-    async with forked(serve_nothing) as server:
+    async with forked(serve_nothing, target) as server:
         target = replace(target, grpc=await received(server, READY_SECONDS))
         async with attacking(target, row) as attacker, forked(observe_sends, target) as observer:
             await attacker.prepared()
@@ -46,15 +47,19 @@ async def floor_of(row: str, target: Target, seconds: float) -> Floor:
     return Floor(quantile(sends, 0.50), quantile(sends, 0.99))
 
 
-def serve_nothing(pipe: Connection) -> None:
-    """Serve in this process until it is killed; send the address."""
-    asyncio.run(_serve(pipe))
+def serve_nothing(target: Target, pipe: Connection) -> None:
+    """Serve in this process until it is killed, over TLS if the target does; send the address."""
+    asyncio.run(_serve(target.tls, pipe))
 
 
-async def _serve(pipe: Connection) -> None:
+async def _serve(tls: Tls | None, pipe: Connection) -> None:
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers([_Nothing()])
-    port = server.add_insecure_port("127.0.0.1:0")
+    if tls is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        pair = tls.key.read_bytes(), tls.certificate.read_bytes()
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair]))
     await server.start()
     pipe.send(f"127.0.0.1:{port}")
     await server.wait_for_termination()

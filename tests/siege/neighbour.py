@@ -126,7 +126,7 @@ def observe_sends(target: Target, pipe: Connection) -> None:
 
 
 async def _observe_sends(target: Target, pipe: Connection) -> list[Sample]:
-    async with connected(target.grpc) as service:
+    async with connected(target.grpc, trusted=target.trusted) as service:
         neighbour = Neighbour(service.client(target.neighbour))
         await _until_over(pipe, neighbour, asyncio.create_task(neighbour.send()))
         return neighbour.samples
@@ -148,9 +148,9 @@ async def _until_over(pipe: Connection, neighbour: Neighbour, sending: asyncio.T
 
 
 async def _observe(target: Target, pipe: Connection) -> list[Sample]:
-    async with connected(target.grpc) as service:
+    async with connected(target.grpc, trusted=target.trusted) as service:
         neighbour = Neighbour(service.client(target.neighbour))
-        probe = Probe(target.http, neighbour.samples.append)
+        probe = Probe(target.http, neighbour.samples.append, target.trusted)
         consuming = asyncio.create_task(neighbour.consume())
         sending, probing = (asyncio.create_task(each) for each in (neighbour.send(), probe.run()))
         await _until_over(pipe, neighbour, sending)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +19,8 @@ PATIENCE: Final = 30.0
 class Probe:
     """Notes how long each answer took, counted from the moment at which the question was due."""
 
-    def __init__(self, address: str, note: Callable[[Sample], None]) -> None:
+    def __init__(self, address: str, note: Callable[[Sample], None], trusted: str = "") -> None:
+        self._tls = ssl.create_default_context(cadata=trusted) if trusted else None
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._note = note
@@ -34,7 +36,7 @@ class Probe:
                 await asyncio.sleep(INTERVAL)
 
     async def _over_one_connection(self) -> None:
-        reader, writer = await asyncio.open_connection(self._host, self._port)
+        reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
         try:
             due = time.monotonic()
             while True:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from server.settings import Tls
 from tests.siege.attacks.rows import ATTACKS
 from tests.siege.floor import floor_of
 from tests.siege.memory import Memory
@@ -16,6 +17,7 @@ from tests.siege.processes import attacking
 from tests.siege.report import Felt, Report, Resident
 from tests.siege.samples import SEND, Period, Sample, Samples
 from tests.siege.target import Target
+from tests.support.authority import Authority
 from tests.support.automations import automate
 from tests.support.consumers import subscribe
 from tests.support.forked import forked
@@ -75,10 +77,20 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(plan: Plan, *options: str) -> AsyncIterator[Stage]:
+async def staged(plan: Plan, tls: Tls | None = None) -> AsyncIterator[Stage]:
     """Start a server on an empty database, with an attacker and a neighbour."""
-    async with empty_database(plan) as (url, cluster), server_process(url, plan.folder, *options) as server:
-        yield Stage(plan, server, await populated(server, plan.scale), url, cluster)
+    options = () if tls is None else ("--tls-cert", str(tls.certificate), "--tls-key", str(tls.key))
+    trusted = "" if tls is None else tls.certificate.read_text()
+    async with (
+        empty_database(plan) as (url, cluster),
+        server_process(url, plan.folder, *options, trusted=trusted) as server,
+    ):
+        yield Stage(plan, server, replace(await populated(server, plan.scale), tls=tls), url, cluster)
+
+
+def _made_tls(folder: Path) -> Tls:
+    authority = Authority(folder / "tls")
+    return Tls(authority.certificate, authority.key)
 
 
 @asynccontextmanager
@@ -140,7 +152,8 @@ async def besiege(row: str, plan: Plan) -> Report:
     """Run the attack of a row, and compare what the neighbour felt before it and during it."""
     attack = ATTACKS[row]
     report = Report(row, attack.what)
-    async with staged(plan) as stage, attacking(stage.target, row) as attacker:
+    tls = _made_tls(plan.folder) if attack.over_tls else None
+    async with staged(plan, tls) as stage, attacking(stage.target, row) as attacker:
         await attacker.prepared()
         memory = Memory(stage.target.process)
         async with observing(stage.target) as observer:

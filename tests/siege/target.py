@@ -18,6 +18,8 @@ from tests.support.service import CHANNEL_OPTIONS, Client, Service
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from server.settings import Tls
+
 PAUSE: Final = 0.1
 """Seconds that an attacker rests after a refusal: it is one machine, which shares its cores with what it attacks."""
 
@@ -31,7 +33,8 @@ RETRIABLE: Final = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCod
 class Target:
     """A server under siege, with keys of the attacker's project, and the neighbour's; `admin` may do everything.
 
-    `scale` is at most 1: an attack in short form sends that share of its input.
+    `scale` is at most 1: an attack in short form sends that share of its input. `tls` are the files of a server that
+    speaks TLS.
     """
 
     grpc: str
@@ -42,6 +45,12 @@ class Target:
     neighbour: str
     process: int
     scale: float = 1.0
+    tls: Tls | None = None
+
+    @property
+    def trusted(self) -> str:
+        """The certificate that clients must trust; empty if the server speaks no TLS."""
+        return "" if self.tls is None else self.tls.certificate.read_text()
 
     def sized(self, count: int, least: int = 1) -> int:
         """Return a count of the full form, scaled."""

@@ -59,11 +59,17 @@ class Process:
 
 @asynccontextmanager
 async def server_process(
-    database_url: str, folder: Path, *arguments: str, source: Path | None = None, launching: Sequence[str] = ()
+    database_url: str,
+    folder: Path,
+    *arguments: str,
+    source: Path | None = None,
+    launching: Sequence[str] = (),
+    trusted: str = "",
 ) -> AsyncIterator[Process]:
     """Start a server and wait until it is ready; what still runs at the end is killed.
 
     `source` is the checkout of another release, to run its code. `launching` are options of `tests.torture.launcher`.
+    `trusted` is the certificate of a server that speaks TLS.
     """
     listening = ("--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0")
     launch = (*launching, "--") if launching else ()
@@ -79,7 +85,7 @@ async def server_process(
             line = await asyncio.to_thread(out.readline)
             ready = READY.match(line)
             assert ready, f"instead of being ready: {line}{(folder / 'server.log').read_text()}"
-            async with connected(ready[1], ready[2]) as service:
+            async with connected(ready[1], ready[2], trusted=trusted) as service:
                 yield Process(process, service, folder / "server.log")
         finally:
             process.kill()

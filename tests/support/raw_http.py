@@ -47,6 +47,11 @@ class RawConnection:
             length = 0 if head else int(headers.get("content-length", "0"))
             return Answer(status, headers, await self._reader.readexactly(length))
 
+    async def some(self) -> bytes:
+        """Read what arrives next; nothing after the end."""
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await self._reader.read(65_536)
+
     async def part(self, end: bytes) -> bytes:
         """Read up to some bytes, and those."""
         async with asyncio.timeout(IDLE_SECONDS):

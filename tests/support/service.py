@@ -261,9 +261,14 @@ async def serving(database_url: str, **changes: Any) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def connected(address: str, http_address: str = "", database: Database | None = None) -> AsyncIterator[Service]:
-    """Speak to the server at an address; calls may end before the channel does."""
+async def connected(
+    address: str, http_address: str = "", database: Database | None = None, trusted: str = ""
+) -> AsyncIterator[Service]:
+    """Speak to the server at an address, over TLS if it has a certificate; calls may end before the channel does."""
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    if trusted:
+        credentials = grpc.ssl_channel_credentials(trusted.encode())
+        channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
     service = Service(address, channel, http_address, database)
     try:
         yield service

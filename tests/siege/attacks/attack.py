@@ -20,6 +20,9 @@ class Attack(ABC):
     has_floor: ClassVar[bool] = True
     """Whether it can be made against a gRPC server that does nothing."""
 
+    over_tls: ClassVar[bool] = False
+    """Whether the server speaks TLS, to the neighbour, too."""
+
     async def prepare(self, assault: Assault) -> None:  # noqa: B027 - many need nothing
         """Make what the attack needs, before the time in which the neighbour is measured alone."""
 

@@ -8,6 +8,12 @@ from tests.siege.attacks.automations import ChangedAutomations, ManyMatches
 from tests.siege.attacks.conditions import LongConditions
 from tests.siege.attacks.floods import Batches, RefusedEvents, Scans, Singles, Streams
 from tests.siege.attacks.frames import Continuations, GrpcChurn, HttpChurn, Pings, RapidResets
+from tests.siege.attacks.handshakes import (
+    GrpcHalfHandshakes,
+    GrpcHandshakes,
+    HttpHalfHandshakes,
+    HttpHandshakes,
+)
 from tests.siege.attacks.heads import EndlessHeads, LargeHeads, Pipelining
 from tests.siege.attacks.overload import Overload
 from tests.siege.attacks.sizes import (
@@ -38,9 +44,13 @@ ATTACKS: Final[Mapping[str, type[Attack]]] = {
     "3f": Continuations,
     "3g": Pings,
     "3h": GrpcChurn,
+    "3i": HttpHandshakes,
+    "3j": GrpcHandshakes,
     "4a": UnfinishedMessages,
     "4b": UnfinishedMessagesOfATenant,
     "4c": IdleConnections,
+    "4d": HttpHalfHandshakes,
+    "4e": GrpcHalfHandshakes,
     "5a": Streams,
     "5b": Batches,
     "5c": Scans,
