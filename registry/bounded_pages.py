@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 K = TypeVar("K")
 
-EXAMINED_ROWS: Final = 1_000
-"""The most rows that a page examines through an index, where each takes 2 to 10 us."""
+EXAMINED_ROWS: Final = 500
+"""The most rows that a page examines through an index, where each takes 2 to 20 us, the most if they are far apart."""
 
 EXAMINED_LOG_ROWS: Final = 20_000
 """The most rows that a page examines in the order in which they are stored, where each takes 0.1 to 0.3 us."""
