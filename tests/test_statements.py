@@ -9,8 +9,10 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from server.storage.statements import OPTIONS
+from signalbox.v1 import projects_pb2
 from tests.support.automations import automate
 from tests.support.messages import MATCHES, event
 from tests.support.service import serving
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.postgres import Cluster
+    from tests.support.service import Service
 
 NUMBER = sa.literal_column("1", sa.Integer).label("number_of_this_test")
 
@@ -56,6 +59,24 @@ def test_databases_of_another_kind_or_version_have_statements_of_their_own() -> 
     assert statements.get((dialect(sqlite.dialect, 3, 46), "statement")) is None
     assert statements.get((dialect(postgresql.dialect, 3, 45), "statement")) is None
     del statements[next(key for key in statements if key[-1] == "statement")]
+
+
+async def test_contacts_of_a_batch_are_stored_by_a_statement_that_is_compiled_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = await service.shop(unknown_contacts=projects_pb2.UNKNOWN_CONTACTS_CREATE)
+    await shop.send_all([event(email=f"{number}@first.example") for number in range(2)])
+    compiled_again: list[object] = []
+    compiling = SQLCompiler.__init__
+
+    def note(self: SQLCompiler, dialect: sa.Dialect, statement: Any, *rest: Any, **options: Any) -> None:
+        compiled_again.append(statement)
+        compiling(self, dialect, statement, *rest, **options)
+
+    monkeypatch.setattr(SQLCompiler, "__init__", note)
+    results = await shop.send_all([event(email=f"{number}@second.example") for number in range(3)])
+    assert len({result.receipt.event.contact_id for result in results}) == 3
+    assert [statement for statement in compiled_again if isinstance(statement, sa.Insert)] == []
 
 
 async def test_no_connection_looks_up_types(postgres: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ def insert_contact(
     connection: Connection, project_pk: int, contact_id: str, email: str, properties: Mapping[str, Any], now: int
 ) -> Contact:
     """Create a contact; the address must be free."""
-    connection.execute(_insert(connection, project_pk, [(contact_id, email)], now, properties))
+    (row,) = _rows(connection, project_pk, [(contact_id, email)], now, properties)
+    connection.execute(contact.insert(), row)
     return find_contact(connection, project_pk, contact_id=contact_id)
 
 
@@ -60,9 +61,10 @@ def insert_contacts(
     """Create contacts without properties; the addresses must be free. Return their keys by address."""
     made: dict[str, ContactKey] = {}
     for chunk in chunks(ids_and_emails, 1_000):
-        insert = _insert(connection, project_pk, chunk, now, {})
-        rows = connection.execute(insert.returning(contact.c.key, contact.c.id, contact.c.email))
-        made.update((row.email, ContactKey(row.key, row.id, row.email)) for row in rows)
+        # Not as `values(rows)`, which SQLAlchemy compiles again each time: 500 rows would take 0.1 s.
+        insert = contact.insert().returning(contact.c.key, contact.c.id, contact.c.email)
+        inserted = connection.execute(insert, _rows(connection, project_pk, chunk, now, {}))
+        made.update((row.email, ContactKey(row.key, row.id, row.email)) for row in inserted)
     return made
 
 
@@ -180,13 +182,14 @@ def erase_contact(connection: Connection, project_pk: int, current: Contact, eta
     connection.execute(event.update().where(named).values(email=""))
 
 
-def _insert(
+def _rows(
     connection: Connection,
     project_pk: int,
     ids_and_emails: Sequence[tuple[str, str]],
     now: int,
     properties: Mapping[str, Any],
-) -> sa.Insert:
+) -> list[dict[str, Any]]:
+    """Return the rows of new contacts, with keys where the database must not choose them."""
     common = {
         "project_key": project_pk,
         "properties": _json(properties),
@@ -198,7 +201,7 @@ def _insert(
     if (first := first_unused_key(connection, contact)) is not None:
         for key, row in enumerate(rows, first):
             row["key"] = key
-    return contact.insert().values(rows)
+    return rows
 
 
 def _live(project_pk: int) -> ColumnElement[bool]:

@@ -22,6 +22,7 @@ import ssl
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlsplit
 
@@ -164,9 +165,15 @@ class PushClient:
 
     async def _begin(self, url: URL, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
         """Send a request on a connection that nothing has arrived on, and wait for the head of its response."""
+        tls = self._trust if url.scheme == "https" else True
         while True:
             with suppress(_UnaskedResponse):
-                return await self._opened().post(url, headers=headers, data=body, allow_redirects=False)
+                return await self._opened().post(url, headers=headers, data=body, allow_redirects=False, ssl=tls)
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        """The authorities that the system trusts. To load them takes as long as 200 requests."""
+        return ssl.create_default_context()
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -177,7 +184,6 @@ class PushClient:
                     resolver=_CheckedResolver(self._resolver),
                     socket_factory=self._open_socket,
                     keepalive_timeout=IDLE_SECONDS,
-                    ssl=ssl.create_default_context(),
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 request_class=_Request,
