@@ -71,6 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     share_template()
     if config.getoption("numprocesses", None):
         forker.share()
+        config.option.tx = [forker.worker()] * len(config.option.tx)
     gc.disable()
 
 

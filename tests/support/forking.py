@@ -1,8 +1,9 @@
-"""Commands and servers forked from a process that has imported everything.
+"""Commands, servers and pytest's workers, forked from a process that has imported everything.
 
 A command takes about a second of CPU to import gRPC and its messages, and a hundredth to run; a server takes two. The
 tests run hundreds of them, so they fork each from one process that has done the imports: still a process of its own,
-with its own standard streams, environment, signals and exit code.
+with its own standard streams, environment, signals and exit code. That process has also been a server once, but for
+gRPC: forks find statements and the grammar of conditions compiled.
 
     python -m tests.support.forking SOCKET     serve until standard input is closed
 """
@@ -36,6 +37,10 @@ HEADER_BYTES = 8
 START_SECONDS = 60
 IMPORTED_OF_RELEASES = ("server.app", "server.storage.sqlite", "server.storage.postgresql", "asyncpg")
 """What processes of every release have in common; each imports the rest by itself."""
+IMPORTED_OF_WORKERS = (
+    "httpx", "jsonschema_rs", "opentelemetry.sdk.trace", "pytest", "resend", "tests.support.neighbour", "uvloop",
+)  # fmt: skip
+"""What workers import besides what commands do. Not Hypothesis: pytest must be able to rewrite its asserts."""
 SHARED = "TESTS_FORKER"
 """The variable that leads a forked process to the process that it was forked from, to have others forked, too."""
 
@@ -45,6 +50,7 @@ import json, os, socket, sys
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
 call = dict(program=sys.argv[0], arguments=sys.argv[1:], environment=dict(os.environ), folder=os.getcwd())
+call["module"] = {module!r}
 body = json.dumps(call).encode()
 socket.send_fds(connection, [len(body).to_bytes({header}, "big")], [0, 1, 2])
 connection.sendall(body)
@@ -161,14 +167,24 @@ class Forker:
         connection.sendall(body)
         return ForkedProcess(connection)
 
-    def install(self, path: Path) -> None:
-        """Write a `signalbox` that is forked too: a script that hands its streams over and exits as the fork does."""
-        path.write_text(_SCRIPT.format(python=sys.executable, address=self._started(), header=HEADER_BYTES))
+    def install(self, path: Path, module: str = "") -> None:
+        """Write a `signalbox`, or a module, that is forked too: a script that hands its streams over.
+
+        It exits as the fork does.
+        """
+        values = {"python": sys.executable, "address": self._started(), "header": HEADER_BYTES, "module": module}
+        path.write_text(_SCRIPT.format(**values))
         path.chmod(0o755)
 
     def share(self) -> None:
         """Start the process for all workers of a run, which inherit its address; it imports while they do."""
         self._address = os.environ[SHARED] = self._address or self._start()
+
+    def worker(self) -> str:
+        """Return how pytest-xdist is to start a worker: forked."""
+        script = Path(self._started()).with_name("worker")
+        self.install(script, "tests.support.forked_worker")
+        return f"popen//python={sys.executable} -IS {script}"
 
     def _started(self) -> str:
         """Return the address of the process, which the first caller starts."""
@@ -206,13 +222,20 @@ def _stop(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[
 
 def serve(address: str, modules: Sequence[str]) -> None:
     """Import modules, by default all, and fork a process for each connection, until standard input is closed."""
+    # Nothing that is imported becomes garbage.
+    gc.disable()
     from server.__main__ import main
 
     for module in modules or _modules():
         import_module(module)
+    if not modules:
+        from tests.support.warm_server import warm_up  # modules of this release
+
+        warm_up()
     # Each fork would look through all of it again, and copy it thereby.
     gc.collect()
     gc.freeze()
+    gc.enable()
     with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as selector:
         # The address exists once connections are taken.
         listening.bind(f"{address}.new")
@@ -233,7 +256,8 @@ def serve(address: str, modules: Sequence[str]) -> None:
 def _modules() -> list[str]:
     from server.cli.main import _COMMANDS
 
-    return [*(module for module, _ in _COMMANDS.values()), "tests.torture.preloaded"]
+    commands = [module for module, _ in _COMMANDS.values()]
+    return [*commands, "tests.torture.preloaded", *IMPORTED_OF_WORKERS]
 
 
 class _Forks:

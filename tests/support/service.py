@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property, partial
+from importlib.util import find_spec
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,6 +49,10 @@ CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_sen
 
 _CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Unused; passed because httpx otherwise loads a new one for every client, which takes longer than most tests."""
+
+# httpcore looks for it before every request, which takes longer than the request if it is not installed.
+if find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 _numbers = count(1)
 
