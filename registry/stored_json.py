@@ -18,6 +18,12 @@ _log = logging.getLogger("signalbox.values")
 _decode = msgspec.json.Decoder().decode
 
 
+class DamagedObject(str):
+    """The text of a stored object, with U+FFFD in place of bytes that are not UTF-8."""
+
+    __slots__ = ()
+
+
 def load_stored(text: str) -> Any:
     """Return a stored object or array; numbers beyond the range of a double, from earlier releases, are clamped.
 
@@ -30,7 +36,9 @@ def load_stored(text: str) -> Any:
 
 
 def load_nested(text: str, depth: int) -> Any:
-    """Return stored JSON. Raise ValueError if it is nested more than `depth` levels deep."""
+    """Return stored JSON. Raise ValueError if it is damaged, or nested more than `depth` levels deep."""
+    if isinstance(text, DamagedObject):
+        raise ValueError("its text is not UTF-8")  # noqa: TRY004
     value = _decode(text)
     if text.count("[") + text.count("{") > depth and _is_deeper(value, depth):
         raise ValueError(f"it is nested more than {depth} levels deep")

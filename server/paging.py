@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
+from registry.text_columns import before_damaged
 from server.errors import InvalidArgument, InvalidPageToken
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ class PageRequest:
         """
 
         def token_at(place: tuple[Any, ...]) -> str:
-            content = msgspec.json.encode(place)
+            # Lists by id are descending.
+            content = msgspec.json.encode([before_damaged(each) if isinstance(each, str) else each for each in place])
             return urlsafe_b64encode(self._sign(filters, content) + content).decode()
 
         def token_after(item: T) -> str:

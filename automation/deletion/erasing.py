@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import bindparam, case, delete, func, select, union_all, update
 
 from automation.bulk import DIALECTS, among, packed
-from automation.errors import SubscriptionNotFound
 from automation.runs import OPEN, RunStatus
 from automation.subscriptions.delivery_rows import delete_rows
-from automation.subscriptions.store import lock_subscription
+from automation.subscriptions.store import lock_row
 from automation.subscriptions.tables import subscription, subscription_delivery, subscription_parked
 from automation.tables import automation_match, hidden_from_planner, run
 
@@ -104,10 +103,8 @@ def drop_deliveries(connection: Connection, project_pk: int, event_positions: Se
     """
     dropped = 0
     for subscription_key, positions in sorted(deliveries_of_events(connection, project_pk, event_positions).items()):
-        try:
-            # Steps of other servers hold the lock while they change the same rows.
-            lock_subscription(connection, subscription_key)
-        except SubscriptionNotFound:
+        # Steps of other servers hold the lock while they change the same rows.
+        if not lock_row(connection, subscription_key):
             continue
         delete_rows(connection, subscription_key, positions)
         parked = (_parked.subscription_key == subscription_key) & _parked.match_position.in_(positions)

@@ -25,6 +25,7 @@ from automation.unused_keys import unused_key
 from registry.errors import Violation
 from registry.etags import check_etag
 from registry.names import name_problem
+from registry.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,14 +74,14 @@ def create_subscription(connection: Connection, new: Subscription) -> Subscripti
 
 def get_subscription(connection: Connection, project_pk: int, id_or_name: str) -> Subscription:
     """Read one subscription; an id goes before a name. Raise SubscriptionNotFound."""
-    return _one(connection, select(subscription_table), project_pk, id_or_name)
+    return _one(connection, select(*as_text(subscription_table)), project_pk, id_or_name)
 
 
 def list_subscriptions(
     connection: Connection, project_pk: int, limit: int, before_id: str | None = None
 ) -> list[Subscription]:
     """List subscriptions, newest first, after an id."""
-    query = select(subscription_table).where(_subscription.project_key == project_pk)
+    query = select(*as_text(subscription_table)).where(_subscription.project_key == project_pk)
     if before_id is not None:
         query = query.where(_subscription.id < before_id)
     return [to_subscription(row) for row in connection.execute(query.order_by(_subscription.id.desc()).limit(limit))]
@@ -95,6 +96,11 @@ def lock_subscription(connection: Connection, key: int, *, wait: bool = True) ->
     if row is None:
         raise SubscriptionNotFound(str(key)) if wait else SubscriptionLocked(str(key))
     return to_subscription(row)
+
+
+def lock_row(connection: Connection, key: int) -> bool:
+    """Lock a subscription, as `lock_subscription` does, whatever its row has. Return whether it exists."""
+    return connection.scalar(_LOCK_ROW, {"own": key}) is not None
 
 
 def update_subscription(
@@ -223,7 +229,7 @@ def _one(connection: Connection, query: Select[Any], project_pk: int, id_or_name
 
 
 def _locked(connection: Connection, project_pk: int, id_or_name: str, etag: str) -> Subscription:
-    subscription = _one(connection, select(subscription_table).with_for_update(), project_pk, id_or_name)
+    subscription = _one(connection, select(*as_text(subscription_table)).with_for_update(), project_pk, id_or_name)
     check_etag(etag, subscription.etag)
     return subscription
 
@@ -284,6 +290,7 @@ class SubscriptionLocked(Exception):
     """Another transaction has locked the subscription."""
 
 
-_by_key = select(subscription_table).where(_subscription.key == bindparam("own"))
+_by_key = select(*as_text(subscription_table)).where(_subscription.key == bindparam("own"))
+_LOCK_ROW = select(_subscription.key).where(_subscription.key == bindparam("own")).with_for_update()
 _LOCK = Prepared(_by_key.with_for_update())
 _LOCK_FREE = Prepared(_by_key.with_for_update(skip_locked=True))

@@ -61,12 +61,12 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import structlog
 
-from automation.errors import AutomationError
 from automation.subscriptions import leasing
 from automation.subscriptions.values import DeliveryRequest, SearchBounds, TakeOver, Undelivered
+from registry.errors import SignalboxError
 from server.current_call.context import as_server
 from server.delivery.steps import PendingSettlements, PendingTakeOver, StepInProgress
-from server.errors import ConsumerReplaced, InternalError, ServiceError, SubscriptionPushes
+from server.errors import ConsumerReplaced, InternalError, SubscriptionPushes
 from server.process.futures import mark_retrieved
 from server.storage.clock import database_now, transaction_time
 
@@ -441,7 +441,7 @@ class Dispatcher:
         Whether the step was committed is not known. Clients settle again, which is harmless, and consumers that connect
         again take their leases over.
         """
-        if not isinstance(error, (AutomationError, ServiceError)):
+        if not isinstance(error, SignalboxError):
             log.error("dispatch_failed", exc_info=error)
             error = InternalError()
         for pending in work:

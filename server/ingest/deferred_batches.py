@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from registry.errors import SignalboxError
 from server.current_call.context import as_server
-from server.errors import AutomationsChanging, BatchTooCostly, InternalError, QueueFull, ServiceError
+from server.errors import AutomationsChanging, BatchTooCostly, InternalError, QueueFull
 from server.ingest.pre_evaluation import estimated_cost, room_of
 from server.ingest.validate import validate_in_slices
 
@@ -150,10 +151,10 @@ class DeferredBatches:
                     await validate_in_slices(batch, slices)
                 await self._pre_evaluate(batch, costly=batch is costly)
         except Exception as error:
-            if not isinstance(error, ServiceError):
+            if not isinstance(error, SignalboxError):
                 log.exception("preparing_failed")
             for batch in batches:
-                batch.resolve(error if isinstance(error, ServiceError) else InternalError())
+                batch.resolve(error if isinstance(error, SignalboxError) else InternalError())
         self._ready.extend(self._held.pop(project_pk))
         self._wake()
 
@@ -168,5 +169,5 @@ class DeferredBatches:
                 raise AutomationsChanging if stale else BatchTooCostly.by_cost(room_of(batch))
             if costly or estimated_cost(batch) > room_of(batch):
                 await self._evaluator.evaluate(batch)
-        except ServiceError as error:
+        except SignalboxError as error:
             batch.resolve(error)

@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from automation.subscriptions.log_reading import Recorded
+from registry.errors import SignalboxError
 from server.errors import (
     AccessError,
     BatchTooCostly,
     InternalError,
     QueueFull,
     RequestError,
-    ServiceError,
     Stopping,
     StorageLate,
     StorageUnavailable,
@@ -296,7 +296,7 @@ class GroupCommit:
                 return
             self._metrics.commits.count_failed()
             self._report(error, sum(len(batch.drafts) for batch in batches))
-            _resolve(batches, error if isinstance(error, ServiceError) else InternalError())
+            _resolve(batches, error if isinstance(error, SignalboxError) else InternalError())
         else:
             self._health.commit_ended()
             self._keep(commits, invalidations, recent)

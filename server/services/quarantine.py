@@ -28,6 +28,7 @@ from server.ingest.draft_decisions import preview
 from server.model import UNLIMITED
 from server.storage import refused_event_search
 from server.storage import refused_events as store
+from server.storage.damaged_text import to_valid_text
 from server.storage.log import lock_heads
 from server.storage.refused_events import RefusedEvent, RefusedFilter
 
@@ -279,7 +280,7 @@ class Quarantine:
 
         def work(connection: Connection, record: AuditRecorder) -> int:
             deleted = delete(connection, project_pk, ids)
-            discarded = AuditedValues("refused_events", ids[0], {"refusedEventCount": deleted})
+            discarded = AuditedValues("refused_events", to_valid_text(ids[0]), {"refusedEventCount": deleted})
             record(connection, project_pk, discarded if deleted else None, None)
             return deleted
 

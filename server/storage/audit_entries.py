@@ -6,10 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import sqlalchemy as sa
 
 from registry.bounded_pages import EXAMINED_ROWS, last_examined_key
+from registry.text_columns import after_damaged, as_text
+from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.model import AuditEntry
+from server.storage.damaged_text import bound_text
 from server.storage.tables import audit_entry, server_setting
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement
 
 _entry = audit_entry.c
+_names = msgspec.json.Decoder(tuple[str, ...])
 
 _SLACK_MILLISECONDS: Final = 60_000
 """How much the time in an ID and that of its entry may differ, for servers whose clocks were set meanwhile."""
@@ -85,11 +90,10 @@ def entry_page(
     last_examined = last_examined_key(connection, sa.select(_entry.id).where(examined).order_by(ordered), EXAMINED_ROWS)
     if last_examined is not None:
         examined &= _entry.id <= last_examined if oldest_first else _entry.id >= last_examined
-    query = sa.select(audit_entry).where(examined, _matching(wanted)).order_by(ordered).limit(limit + 1)
+    query = sa.select(*as_text(audit_entry)).where(examined, _matching(wanted)).order_by(ordered).limit(limit + 1)
     found = [_to_entry(row) for row in connection.execute(query)]
-    if len(found) > limit:
-        return found[:limit], found[limit - 1].id
-    return found, last_examined or ""
+    last = found[limit - 1].id if len(found) > limit else last_examined or ""
+    return found[:limit], after_damaged(last) if oldest_first else last
 
 
 def newest_id(connection: Connection) -> str:
@@ -111,7 +115,11 @@ def entries_about(
     Also return the id after which to continue, empty at the end.
     """
     own = sa.select(_entry.id, _entry.resource_type, _entry.resource_id)
-    own = own.where(_entry.project_id == project_id, _entry.id > after_id).order_by(_entry.id).limit(EXAMINED_ROWS)
+    own = (
+        own.where(_entry.project_id == project_id, _entry.id > bound_text(after_id))
+        .order_by(_entry.id)
+        .limit(EXAMINED_ROWS)
+    )
     rows = connection.execute(own).all()
     found = [row.id for row in rows if (row.resource_type, row.resource_id) == (resource_type, resource_id)]
     return found, rows[-1].id if len(rows) == EXAMINED_ROWS else ""
@@ -119,8 +127,9 @@ def entries_about(
 
 def erase_contents(connection: Connection, entry_ids: Sequence[str]) -> None:
     """Erase what entries have of their resource; who changed it, when and how stays."""
+    ids = [bound_text(entry_id) for entry_id in entry_ids]
     connection.execute(
-        audit_entry.update().where(_entry.id.in_(entry_ids)).values(before_json="", after_json="", omitted="[]")
+        audit_entry.update().where(_entry.id.in_(ids)).values(before_json="", after_json="", omitted="[]")
     )
 
 
@@ -166,4 +175,12 @@ def _id_at(milliseconds: int) -> str:
 
 def _to_entry(row: Row[Any]) -> AuditEntry:
     same = {name: getattr(row, name) for name in _SAME}
-    return AuditEntry(**same, before=row.before_json, after=row.after_json, omitted=tuple(json.loads(row.omitted)))
+    return AuditEntry(**same, before=row.before_json, after=row.after_json, omitted=_omitted(row))
+
+
+def _omitted(row: Row[Any]) -> tuple[str, ...]:
+    try:
+        return _names.decode(row.omitted)
+    except UNREADABLE as error:
+        UNREADABLE_ROWS.report("audit_entry", row.id, error)
+        return ()

@@ -15,6 +15,7 @@ from registry.errors import RowUnreadable
 from registry.etags import check_etag
 from registry.name_search import name_contains
 from registry.page_sizes import read_page
+from registry.text_columns import as_text
 from registry.unreadable_rows import load_reported
 from server.errors import ContactNotFound
 from server.model import Contact
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
     from sqlalchemy.sql import ColumnElement
 
+_COLUMNS = as_text(contact)
+_TEXT_ID, _EMAIL = (sa.cast(column, sa.Text).label(column.name) for column in (contact.c.id, contact.c.email))
 _ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -40,7 +43,7 @@ class ContactKey(NamedTuple):
 def find_contact(connection: Connection, project_pk: int, *, contact_id: str = "", email: str = "") -> Contact:
     """Read a live contact by id or, where that is empty, by address. Raise ContactNotFound."""
     wanted = contact.c.id == contact_id if contact_id else contact.c.email == email
-    row = connection.execute(sa.select(contact).where(_live(project_pk), wanted)).one_or_none()
+    row = connection.execute(sa.select(*_COLUMNS).where(_live(project_pk), wanted)).one_or_none()
     if row is None:
         raise ContactNotFound(contact_id or email)
     return _contact(row)
@@ -76,7 +79,7 @@ def contact_keys(
     well_formed = [contact_id for contact_id in ids if _ID.fullmatch(contact_id)]
     for column, wanted in ((contact.c.id, well_formed), (contact.c.email, list(emails))):
         for chunk in chunks(wanted):
-            query = sa.select(contact.c.key, contact.c.id, contact.c.email, column.label("asked"))
+            query = sa.select(contact.c.key, _TEXT_ID, _EMAIL, column.label("asked"))
             rows = connection.execute(query.where(_live(project_pk), column.in_(chunk)))
             found.update((row.asked, ContactKey(row.key, row.id, row.email)) for row in rows)
     return found
@@ -90,7 +93,7 @@ def contact_key(connection: Connection, project_pk: int, *, contact_id: str = ""
 
 def contact_ids(connection: Connection, keys: Iterable[int]) -> dict[int, str]:
     """Return the ids of contacts, deleted ones included, by key."""
-    rows = connection.execute(sa.select(contact.c.key, contact.c.id).where(contact.c.key.in_(list(keys))))
+    rows = connection.execute(sa.select(contact.c.key, _TEXT_ID).where(contact.c.key.in_(list(keys))))
     return {row.key: row.id for row in rows}
 
 
@@ -108,7 +111,7 @@ def list_contacts(
     connection: Connection, project_pk: int, limit: int, before_id: str = "", search: str = "", skip: int = 0
 ) -> list[Contact]:
     """List live contacts older than `before_id`, newest first; `search` is a part of the address."""
-    query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
+    query = sa.select(*_COLUMNS).where(_found(project_pk, search)).order_by(contact.c.id.desc())
     if before_id:
         query = query.where(contact.c.id < before_id)
     return [_contact(row) for row in connection.execute(query.limit(limit).offset(skip))]
@@ -122,7 +125,7 @@ def contact_page(
     Also return the id of the contact after which the next page begins, empty if none. With a search, a page may be
     short (`registry.bounded_pages`).
     """
-    query = sa.select(contact).where(_found(project_pk, search)).order_by(contact.c.id.desc())
+    query = sa.select(*_COLUMNS).where(_found(project_pk, search)).order_by(contact.c.id.desc())
     older = [contact.c.id < before_id] if before_id else []
     last_examined = _last_searched_id(connection, project_pk, older) if search else None
     if last_examined is not None:
@@ -142,7 +145,7 @@ def newer_contacts(
     connection: Connection, project_pk: int, limit: int, after_id: str, search: str = ""
 ) -> list[Contact]:
     """List live contacts newer than `after_id`, oldest first."""
-    query = sa.select(contact).where(_found(project_pk, search), contact.c.id > after_id).order_by(contact.c.id)
+    query = sa.select(*_COLUMNS).where(_found(project_pk, search), contact.c.id > after_id).order_by(contact.c.id)
     return [_contact(row) for row in connection.execute(query.limit(limit))]
 
 

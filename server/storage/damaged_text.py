@@ -1,8 +1,8 @@
 """Reading rows whose text was damaged from outside: SQLite stores any bytes in any column.
 
-A read that fails on such a text is done again with U+FFFD in place of the invalid bytes (`replacing_damaged_text`), so
-that other rows can be read. Where the bytes matter, a statement reads damaged text as it is (`reading_damaged_text`).
-PostgreSQL checks text when it is stored, and needs none of this.
+A transaction that fails on such a text is run again with U+FFFD in place of the invalid bytes
+(`replacing_damaged_text`), so that other rows can be read and changed. Where the bytes matter, a statement reads
+damaged text as it is (`reading_damaged_text`). PostgreSQL checks text when it is stored, and needs none of this.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from registry.unreadable_rows import UNREADABLE_ROWS
+import sqlalchemy as sa
+
+from registry.errors import RowUnreadable, SignalboxError
+from registry.stored_json import DamagedObject
+from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, describe_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,30 +41,41 @@ def reading_damaged_text(connection: Connection) -> Iterator[None]:
         driver.text_factory = before
 
 
-def replacing_damaged_text(work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-    """Return work that reads text of SQLite with U+FFFD in place of bytes that are not UTF-8."""
+def replacing_damaged_text(work: Callable[[Connection], T], column: str) -> Callable[[Connection], T]:
+    """Return work that reads text of SQLite with U+FFFD in place of bytes that are not UTF-8.
+
+    It raises RowUnreadable with the name of the column if it cannot do with such a text.
+    """
 
     def replacing(connection: Connection) -> T:
         driver: Any = connection.connection.driver_connection
         driver.text_factory = _replaced
         try:
             return work(connection)
+        except SignalboxError:
+            raise
+        except UNREADABLE as error:
+            raise RowUnreadable("column", column, describe_error(error)) from error
         finally:
             driver.text_factory = str
 
     return replacing
 
 
-def report_damaged_text(error: BaseException | None) -> bool:
-    """Report a text that is not UTF-8 if a statement of SQLite failed on one. Return whether to replace such bytes.
-
-    Those of an id are not replaced: a list that continues after the id might read the same row again and again.
-    """
+def report_damaged_text(error: BaseException | None) -> str | None:
+    """Report a text that is not UTF-8 if a statement of SQLite failed on one. Return the name of its column."""
     found = _UNDECODABLE.match(str(error))
-    if found is None or found[1] == "id":
-        return False
+    if found is None:
+        return None
     UNREADABLE_ROWS.report("column", found[1], ValueError("a text of it is not UTF-8"))
-    return True
+    return found[1]
+
+
+def bound_text(text: str) -> Any:
+    """Return a text for a statement: one with surrogates as the bytes that SQLite has stored."""
+    if not is_damaged(text):
+        return text
+    return sa.cast(sa.literal(text.encode(errors="surrogateescape"), sa.LargeBinary), sa.Text)
 
 
 def is_damaged(value: object) -> bool:
@@ -83,7 +98,11 @@ def to_valid_text(value: object) -> str:
 
 
 def _replaced(value: bytes) -> str:
-    return value.decode(errors="replace")
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        text = value.decode(errors="replace")
+        return DamagedObject(text) if text.startswith("{") else text
 
 
 def _decoded(value: bytes) -> str:

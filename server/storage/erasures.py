@@ -22,7 +22,7 @@ from automation.deletion.erasing import ErasedRuns, drop_deliveries, erase_runs
 from automation.unused_keys import unused_key
 from registry.personal import keep_not_personal
 from registry.store import get_definition
-from registry.unreadable_rows import UNREADABLE, load_object
+from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import ContactNotFound
 from server.model import Erasure
 from server.storage.damaged_text import is_damaged, reading_damaged_text, to_valid_text
@@ -83,7 +83,7 @@ def find_person(connection: Connection, project_pk: int, *, contact_id: str = ""
         row = connection.execute(columns.where(contact.c.project_key == project_pk, named)).one_or_none()
     if row is not None:
         # A damaged address is nowhere else.
-        return Person(row.key, row.id, "" if is_damaged(row.email) else row.email)
+        return Person(row.key, to_valid_text(row.id), "" if is_damaged(row.email) else row.email)
     if contact_id:
         raise ContactNotFound(contact_id)
     return Person(0, "", email)
@@ -252,8 +252,7 @@ def _erase_events(connection: Connection, erasure: PendingErasure, positions: Se
         idempotency_key, fingerprint = to_valid_text(row.idempotency_key), to_valid_text(row.fingerprint)
         if erasure.keeps and row.definition_id and not is_damaged(row.definition_id):
             if row.definition_id not in declared:
-                definition = get_definition(connection, project_id, row.definition_id, deleted=True)
-                declared[row.definition_id] = definition.schema.properties
+                declared[row.definition_id] = _declared(connection, project_id, row.definition_id)
             kept = _kept(row.properties, declared[row.definition_id], erasure.email)
         if kept or omitted or idempotency_key:
             exceptions.append(
@@ -268,6 +267,15 @@ def _erase_events(connection: Connection, erasure: PendingErasure, positions: Se
             )
     connection.execute(_ERASE_ALL[dialect], {**parameters, "now": erasure.erased_at})
     execute_many(connection, _ERASE, exceptions)
+
+
+def _declared(connection: Connection, project_id: str, definition_id: str) -> tuple[Property, ...]:
+    """Return the properties of a definition; none if it is unreadable, so that no value is kept by it."""
+    try:
+        return get_definition(connection, project_id, definition_id, deleted=True).schema.properties
+    except UNREADABLE as error:
+        UNREADABLE_ROWS.report("event_definition", definition_id, error)
+        return ()
 
 
 def _kept(stored: str, declared: tuple[Property, ...], email: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from registry.coercion import Coercion, CoercionKind
 from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of
 from registry.stored_json import load_nested
+from registry.text_columns import as_text
 from registry.timestamps import check_instant
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import EventNotFound
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
 
 EVENTS = sa.select(
-    event,
-    contact.c.id.label("contact_id"),
-    sa.func.coalesce(contact.c.email, event.c.email).label("contact_email"),
+    *as_text(event),
+    sa.cast(contact.c.id, sa.Text).label("contact_id"),
+    sa.cast(sa.func.coalesce(contact.c.email, event.c.email), sa.Text).label("contact_email"),
     contact.c.deleted_at.is_not(None).label("contact_deleted"),
     contact.c.erased_at.label("contact_erased_at"),
 ).join_from(event, contact, contact.c.key == event.c.contact_key, isouter=True)

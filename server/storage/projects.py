@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from random import getrandbits
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
 from automation.bulk import chunks
 from automation.unused_keys import unused_key
 from registry.etags import check_etag
+from registry.text_columns import as_text
+from registry.unreadable_rows import UNREADABLE_ROWS
 from server.errors import KeyInvalid, KeyNotFound, ProjectAlreadyExists, ProjectNotFound, SecretInUse
 from server.model import (
     UNLIMITED,
@@ -35,14 +37,16 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Row, Select
 
+R = TypeVar("R", UndefinedEvents, UnknownContacts, NameCase, Erasure, RefusedEvents)
+
 _kept = project.c.deleted_at.is_(None)
-_PROJECTS = (
-    sa.select(project, project_head.c.position)
+_PROJECTS: Select[Any] = (
+    sa.select(*as_text(project), project_head.c.position)
     .join(project_head, project_head.c.project_key == project.c.key)
     .where(_kept)
 )
-_KEYS = (
-    sa.select(api_key, project.c.id.label("project_id"))
+_KEYS: Select[Any] = (
+    sa.select(*as_text(api_key), project.c.id.label("project_id"))
     .join(project, project.c.key == api_key.c.project_key)
     .where(_kept)
 )
@@ -333,11 +337,11 @@ def _project(row: Row[Any]) -> Project:
         id=row.id,
         name=row.name,
         rules=Rules(
-            UndefinedEvents(row.undefined_events),
-            UnknownContacts(row.unknown_contacts),
-            NameCase(row.name_case),
-            erasure=Erasure(row.erasure),
-            refused_events=RefusedEvents(row.refused_events),
+            _rule(UndefinedEvents, row, "undefined_events"),
+            _rule(UnknownContacts, row, "unknown_contacts"),
+            _rule(NameCase, row, "name_case"),
+            erasure=_rule(Erasure, row, "erasure"),
+            refused_events=_rule(RefusedEvents, row, "refused_events"),
         ),
         version=row.version,
         head_position=row.position,
@@ -347,6 +351,15 @@ def _project(row: Row[Any]) -> Project:
         event_retention=row.event_retention,
         quota=Quota(row.events_per_second, row.event_burst, row.events_per_day),
     )
+
+
+def _rule(kind: type[R], row: Row[Any], column: str) -> R:
+    """Return a rule of a project; the first of its kind, which new projects have, if the stored one is unreadable."""
+    try:
+        return kind(getattr(row, column))
+    except ValueError as error:
+        UNREADABLE_ROWS.report("project", row.id, error)
+        return next(iter(kind))
 
 
 def _key(row: Row[Any]) -> ApiKey:

@@ -13,12 +13,11 @@ import sqlalchemy as sa
 from registry.bounded_pages import EXAMINED_ROWS, last_examined_key
 from registry.page_sizes import read_page
 from server.storage.address_search import AddressSearch
-from server.storage.damaged_text import is_damaged, reading_damaged_text, to_text, to_valid_text
+from server.storage.damaged_text import bound_text, is_damaged, reading_damaged_text, to_text, to_valid_text
 from server.storage.refused_events import (
     RefusalCounts,
     RefusedEvent,
     RefusedFilter,
-    bound_id,
     request_bytes,
     stored_size,
     to_content,
@@ -214,19 +213,19 @@ class _Range:
     def __init__(self, project_pk: int, refused: RefusedFilter, *, after: str = "", before: str = "") -> None:
         self._own = refused_event.c.project_key == project_pk
         first = "" if refused.received_from is None else _first_id(refused.received_from)
-        self._low = refused_event.c.id > bound_id(max(after, first))
+        self._low = refused_event.c.id > bound_text(max(after, first))
         ends = [before] if before else []
         if refused.received_until is not None:
             ends.append(_first_id(refused.received_until + _MICROS_OF_MILLIS - 1))
-        self._high = refused_event.c.id < bound_id(min(ends)) if ends else None
+        self._high = refused_event.c.id < bound_text(min(ends)) if ends else None
 
     def begin_with(self, first: str) -> None:
         """Begin with the event of an id, which is in the range."""
-        self._low = refused_event.c.id >= bound_id(first)
+        self._low = refused_event.c.id >= bound_text(first)
 
     def end_with(self, last: str) -> None:
         """End with the event of an id, which is in the range."""
-        self._high = refused_event.c.id <= bound_id(last)
+        self._high = refused_event.c.id <= bound_text(last)
 
     def conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return the conditions for events in the range."""

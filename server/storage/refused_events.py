@@ -26,7 +26,7 @@ from registry.log_ids import LogIds
 from registry.timestamps import check_instant
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import RefusedEventNotFound
-from server.storage.damaged_text import is_damaged, reading_damaged_text, to_valid_text
+from server.storage.damaged_text import bound_text, is_damaged, reading_damaged_text, to_valid_text
 from server.storage.log import Appender
 from server.storage.sqlite_writer import sqlite_driver
 from server.storage.tables import contact, quarantine, refused_event
@@ -244,14 +244,7 @@ def _add_use(connection: Connection, project_pk: int, events: int, size: int) ->
 
 
 def _among(ids: Iterable[str]) -> sa.ColumnElement[bool]:
-    return refused_event.c.id.in_([bound_id(each) for each in ids])
-
-
-def bound_id(refused_id: str) -> Any:
-    """Return an id for a statement: one that is damaged, with surrogates, as the bytes that SQLite has stored."""
-    if not is_damaged(refused_id):
-        return refused_id
-    return sa.cast(sa.literal(refused_id.encode(errors="surrogateescape"), sa.LargeBinary), sa.Text)
+    return refused_event.c.id.in_([bound_text(each) for each in ids])
 
 
 def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:

@@ -100,9 +100,10 @@ class SqliteDatabase:
                 try:
                     return await readers.run(work)
                 except DBAPIError as error:
-                    if not report_damaged_text(error.orig):
+                    column = report_damaged_text(error.orig)
+                    if column is None:
                         raise
-                return await readers.run(replacing_damaged_text(work))
+                return await readers.run(replacing_damaged_text(work, column))
         except DBAPIError as error:
             raise storage_error(error.orig) from error
 

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 
 from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairQueue
 from server.sharing.interpreter_lock import LoopPauses, database_thread
+from server.storage.damaged_text import replacing_damaged_text, report_damaged_text
 from server.storage.statements import OPTIONS
 from server.storage.usage import ConnectionUse
 
@@ -149,6 +151,15 @@ class SqliteWriter:
         error = None
 
     def _run(self, work: Callable[[Connection], T]) -> T:
+        try:
+            return self._transact(work)
+        except (DBAPIError, sqlite3.Error) as error:
+            column = report_damaged_text(error.orig if isinstance(error, DBAPIError) else error)
+            if column is None:
+                raise
+        return self._transact(replacing_damaged_text(work, column))
+
+    def _transact(self, work: Callable[[Connection], T]) -> T:
         if self._connection is None:
             self._connection = self._engine.connect()
         connection, driver = self._connection, sqlite_driver(self._connection)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from registry.unreadable_rows import load_reported
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import read_timestamp, timestamp
 from server.storage.audit_entries import AuditFilter
@@ -44,7 +43,11 @@ def write_entry(entry: AuditEntry) -> pb.AuditEntry:
     )
     for content, into in ((entry.before, "before"), (entry.after, "after")):
         if content:
+            values, unreadable = load_reported("audit_entry", entry.id, content)
+            if unreadable:
+                message.omitted_fields.append(into)
+                continue
             struct = getattr(message, into)
             struct.SetInParent()
-            write_struct(msgspec.json.decode(content), struct)
+            write_struct(values, struct)
     return message
