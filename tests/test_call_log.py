@@ -15,7 +15,7 @@ import structlog
 from google.protobuf.message_factory import GetMessageClass
 
 from server.current_call import call_log
-from server.current_call.call_log import LINES_A_SECOND, CallLog
+from server.current_call.call_log import LINES_A_SECOND, OUTAGE_REASONS, OUTAGE_SECONDS, CallLog
 from server.logs.masking import mask
 from server.rpc.contract import SERVICES
 from server.rpc.method import Method
@@ -149,6 +149,23 @@ def test_of_many_failures_some_are_logged_and_the_others_counted(
     log.write("A/B", "KEY_INVALID", 0.001)
     assert [entry["event"] for entry in entries] == ["call"] * (LINES_A_SECOND + 1) + ["calls_not_logged", "call"]
     assert entries[-2]["calls"] == 1_000 - LINES_A_SECOND
+
+
+def test_an_outage_of_the_database_is_not_logged_by_each_call_that_fails(
+    entries: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 600.0
+    monkeypatch.setattr(call_log, "monotonic", lambda: now)
+    log = CallLog()
+    for reason in sorted(OUTAGE_REASONS) * 10:
+        log.write("A/B", reason, 0.001)
+        log.write("A/Create", reason, 0.001, change=True)
+    log.write("A/B", "INTERNAL", 0.001)
+    now += OUTAGE_SECONDS
+    log.write("A/Create", "", 0.001, change=True)
+    assert [entry["event"] for entry in entries] == ["call", "call", "calls_not_logged", "call"]
+    assert [entry.get("reason", "") for entry in entries] == [min(OUTAGE_REASONS), "INTERNAL", "", ""]
+    assert entries[2]["calls"] == 20 * len(OUTAGE_REASONS) - 1
 
 
 @pytest.mark.parametrize(("every", "logged"), [(0, 0), (1, 12), (5, 2)])

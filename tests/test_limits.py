@@ -266,6 +266,7 @@ LIMITS = {
     "Free memory that the process keeps, beyond its size at the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
     "A wait for the project's turn at the database": seconds(connection_turns.TURN_SECONDS),
+    "Lines a minute of calls that fail because the database does": number(60 // call_log.OUTAGE_SECONDS),
     "Lines of failed calls a second, and of changes": number(call_log.LINES_A_SECOND),
     "Series of a metric by subscription": number(series.MAX_SERIES),
     "Rows of a subscription that are counted for a metric": number(backlog.COUNTED),

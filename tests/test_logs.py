@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -88,6 +90,25 @@ def test_entries_go_to_the_stderr_of_the_time(logged: Callable[[], str], monkeyp
 def render(entry: dict[str, Any]) -> dict[str, Any]:
     read: dict[str, Any] = json.loads(BoundedRenderer(structlog.processors.JSONRenderer())(None, "info", entry))
     return read
+
+
+def test_what_cannot_be_written_fails_nobody(logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a full disk."""
+
+    class Full(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def flush(self) -> None:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    with monkeypatch.context() as full:
+        full.setattr(sys, "stderr", Full())
+        structlog.get_logger().warning("lost")
+        logging.getLogger("library").warning("lost")
+    structlog.get_logger().warning("written")
+    assert "lost" not in (written := logged())
+    assert "written" in written
 
 
 @pytest.mark.parametrize(("more", "whole"), [(0, True), (1, False)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -52,15 +53,21 @@ def configure_logs(level: str) -> None:
 
 
 class _Stderr:
-    """Writes to the current stderr: one that was redirected for a while may be closed afterwards."""
+    """Writes to the current stderr: one that was redirected for a while may be closed afterwards.
+
+    What cannot be written, such as to a full disk or a closed pipe, is lost: no call fails because of its line.
+    """
 
     def write(self, text: str) -> int:
         """Write a text."""
-        return sys.stderr.write(text)
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """Flush the current stderr."""
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def _rendering() -> list[Processor]:
