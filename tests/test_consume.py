@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 from grpc import StatusCode
 
+from server.delivery.subscription_status import ConsumerStatus
 from signalbox.v1 import automations_pb2
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate, get_run
@@ -58,6 +60,14 @@ async def till(shop: Client) -> Client:
 
 def outcomes(results: list[pb.DeliveryResult]) -> list[Any]:
     return [each.outcome for each in results]
+
+
+async def test_a_stream_keeps_nothing_of_the_other_consumers(till: Client) -> None:
+    await subscribe(till)
+    engines = [await Engine.open(till) for _ in range(4)]
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, ConsumerStatus)]
+    assert engines[-1].opened.subscription.stats.consumer_count == len(engines)
 
 
 # Leases and what becomes of them

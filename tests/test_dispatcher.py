@@ -187,8 +187,8 @@ class ModelSubscriptions(Subscriptions):
     async def find(self, project_pk: int, subscription: str) -> Subscription:
         return SUBSCRIPTION
 
-    async def get(self, project_pk: int, subscription: str) -> tuple[SubscriptionStatus, list[Any]]:
-        return SubscriptionStatus(SUBSCRIPTION, SubscriptionStats(0, 0, 0, 0, 0), 1), []
+    async def status(self, project_pk: int, subscription: str) -> SubscriptionStatus:
+        return SubscriptionStatus(SUBSCRIPTION, SubscriptionStats(0, 0, 0, 0, 0), 1)
 
 
 class Stream:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from server.delivery.dispatcher import Dispatcher
     from server.delivery.dispatchers import Dispatchers
     from server.delivery.match_reader import MatchReader
-    from server.delivery.subscription_status import ConsumerStatus, SubscriptionStatus
+    from server.delivery.subscription_status import SubscriptionStatus
     from server.process.shutdown import Shutdown
     from server.tracing.tracer import Tracer
 
@@ -36,8 +36,8 @@ class SubscriptionReader(Protocol):
         """Return a subscription without its status."""
         ...
 
-    async def get(self, project_pk: int, subscription: str) -> tuple[SubscriptionStatus, Sequence[ConsumerStatus]]:
-        """Return a subscription and its consumers."""
+    async def status(self, project_pk: int, subscription: str) -> SubscriptionStatus:
+        """Return a subscription with its status."""
         ...
 
 
@@ -72,8 +72,7 @@ class Deliveries:
             with dispatcher.attached(session.consumer):
                 held = await dispatcher.take_over(TakeOver(opening.consumer_id, opening.held_delivery_ids))
                 session.consumer.keep(*held)
-                status, _ = await self._subscriptions.get(project_pk, subscription.id)
-                yield Opened(opening, status, held)
+                yield Opened(opening, await self._subscriptions.status(project_pk, subscription.id), held)
                 async with aclosing(session.responses(requests)) as responses:
                     async for response in responses:
                         yield response

@@ -108,6 +108,14 @@ class Subscriptions:
 
         return await self._database.read(read, delivery=True)
 
+    async def status(self, project_pk: int, subscription: str) -> SubscriptionStatus:
+        """Return a subscription without its consumers, of which there may be many. Raise SubscriptionNotFound."""
+
+        def read(connection: Connection) -> SubscriptionStatus:
+            return self._status(connection, [store.get_subscription(connection, project_pk, subscription)])[0]
+
+        return await self._database.read(read, delivery=True)
+
     async def list(self, project_pk: int, request: PageRequest) -> Page[SubscriptionStatus]:
         """List subscriptions, newest first."""
         limit, filters = request.limit(), ("subscriptions", project_pk)
