@@ -31,6 +31,7 @@ from server.delivery import consumer, consumer_session, dispatchers, recent_matc
 from server.delivery.push import budget as push_budget
 from server.delivery.push import client as push_client
 from server.delivery.push import connector as push_connector
+from server.delivery.push import http_client as push_http_client
 from server.delivery.push import outcomes as push_outcomes
 from server.delivery.push import resolver as push_resolver
 from server.http import body, handshakes
@@ -236,8 +237,10 @@ LIMITS = {
     "Time for a connection and its response": seconds(push.DEFAULT_TIMEOUT / SECOND),
     "A rest that a receiver asks for by `Retry-After`": seconds(push_outcomes.MAX_RETRY_AFTER),
     "A response, with interim responses before it": size(push_connector.RESPONSE_BYTES),
-    "Body of a response that is read": (f"{size(push_client.BODY_BYTES)}, for {seconds(push_client.BODY_SECONDS)}"),
-    "An idle connection to a receiver": seconds(push_client.IDLE_SECONDS),
+    "Body of a response that is read": (
+        f"{size(push_http_client.BODY_BYTES)}, for {seconds(push_http_client.BODY_SECONDS)}"
+    ),
+    "An idle connection to a receiver": seconds(push_http_client.IDLE_SECONDS),
     "Hosts that are resolved at a time, shared by projects": number(push_resolver.RESOLVING_THREADS),
     "Time to resolve a host when its URL is set": seconds(push_client.RESOLVE_SECONDS),
     "URL of a receiver": number(push_url.MAX_URL, "characters"),

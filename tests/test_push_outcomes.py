@@ -9,8 +9,8 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from automation.subscriptions.push import make_secret
-from server.delivery.push.client import Response
 from server.delivery.push.outcomes import MAX_RETRY_AFTER, outcome_of, retry_after_seconds
+from server.delivery.push.responses import Response
 from server.delivery.push.signing import Signer
 from tests.support.receiver import OTHER_SECRET, SECRET
 

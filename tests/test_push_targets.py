@@ -18,10 +18,11 @@ from grpc import StatusCode
 
 from automation.subscriptions.push_url import normal_url
 from server.delivery.push import resolver
-from server.delivery.push.client import PushClient, PushFailed
+from server.delivery.push.client import PushClient
 from server.delivery.push.connector import RESPONSE_BYTES
 from server.delivery.push.networks import PushNetworks
 from server.delivery.push.resolver import Resolver
+from server.delivery.push.responses import PushFailed
 from server.delivery.push.signing import Signer
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.consumers import seconds, subscribe

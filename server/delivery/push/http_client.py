@@ -21,10 +21,8 @@ import socket
 import ssl
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -32,6 +30,7 @@ from yarl import URL
 
 from server.delivery.push.connector import RESPONSE_BYTES, Connector, LongHead
 from server.delivery.push.networks import RefusedAddress
+from server.delivery.push.responses import PushFailed, PushWithdrawn, Response
 from server.version import version
 
 if TYPE_CHECKING:
@@ -49,28 +48,6 @@ BODY_SECONDS: Final = 1.0
 """The time for them to arrive, after the head of the response."""
 IDLE_SECONDS: Final = 1.5
 """How long an unused connection is kept."""
-RESOLVE_SECONDS: Final = 5.0
-"""The time to resolve a host when its URL is set."""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """The head of a response."""
-
-    status: int
-    retry_after: str = ""
-
-
-class PushFailed(Exception):
-    """A request had no response; the text says why. `unsent` if no connection could be made to send it on."""
-
-    def __init__(self, reason: str, *, unsent: bool = False) -> None:
-        super().__init__(reason)
-        self.unsent = unsent
-
-
-class PushWithdrawn(Exception):
-    """A request was not sent, because it must not be sent any more."""
 
 
 class _UnaskedResponse(aiohttp.ClientError):
@@ -104,25 +81,12 @@ class _Request(aiohttp.ClientRequest):
         return await super().send(conn)
 
 
-class PushClient:
+class HttpClient:
     """Sends requests to the receivers of all subscriptions."""
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._session: aiohttp.ClientSession | None = None
-
-    async def check_host(self, url: str) -> None:
-        """Raise PushFailed unless the host of a URL resolves to an address that the server may connect to."""
-        host = urlsplit(url).hostname or ""
-        try:
-            async with asyncio.timeout(RESOLVE_SECONDS):
-                await self._resolver.resolve(host)
-        except TimeoutError:
-            raise PushFailed(f"the host {host} could not be resolved within {RESOLVE_SECONDS:g} s") from None
-        except RefusedAddress as error:
-            raise PushFailed(str(error)) from None
-        except (OSError, UnicodeError):
-            raise PushFailed(f"the host {host} could not be resolved") from None
 
     async def post(
         self,
@@ -149,7 +113,6 @@ class PushClient:
 
     async def close(self) -> None:
         """Close all connections."""
-        self._resolver.close()
         if self._session is not None:
             await self._session.close()
 

@@ -23,7 +23,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from server.delivery.push.client import Response
+    from server.delivery.push.responses import Response
 
 MAX_RETRY_AFTER: Final = 3_600
 """The longest Retry-After that is honoured, in seconds."""

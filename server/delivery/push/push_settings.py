@@ -13,7 +13,7 @@ from automation.errors import InvalidSubscription
 from automation.subscriptions.push import checked
 from registry.errors import Violation
 from registry.timestamps import format_millis, now_micros
-from server.delivery.push.client import PushFailed
+from server.delivery.push.responses import PushFailed
 from server.delivery.push.sender import PushSender
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from automation.subscriptions.push import PushAttempt
 from registry.timestamps import now_micros
-from server.delivery.push.client import PushFailed, PushWithdrawn
 from server.delivery.push.outcomes import PushOutcome, outcome_of
+from server.delivery.push.responses import PushFailed, PushWithdrawn
 from server.delivery.push.signing import Signer
 from server.tracing.context import TRACEPARENT
 from server.tracing.tracer import traceparent_of

@@ -35,7 +35,7 @@ from registry.unreadable_rows import UNREADABLE, describe_error
 from server.current_call.context import as_server
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking
-from server.delivery.push.client import PushWithdrawn
+from server.delivery.push.responses import PushWithdrawn
 from server.delivery.push.retry_policy import RetryPolicy
 from server.delivery.push.sender import PushSender
 from server.errors import Stopping, StorageError
