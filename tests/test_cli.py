@@ -63,6 +63,12 @@ def test_the_help_names_every_command_without_loading_grpc() -> None:
     assert "SIGNALBOX_SERVER" in shown
 
 
+def test_a_server_loads_no_library_that_it_may_never_need() -> None:
+    script = "import sys, server.cli.commands.serve, server.app; print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    assert not {"rich", "pygments", "aiohttp", "alembic", "asyncpg", "opentelemetry"} & set(shown.split())
+
+
 def commands_below(group: click.Group, context: click.Context) -> Iterator[click.Command]:
     for name in group.list_commands(context):
         found = group.get_command(context, name)

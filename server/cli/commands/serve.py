@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
-import structlog
 
 from server.cli.arguments.config_file import config_option
 from server.cli.arguments.options import database_option, debug_option, option
@@ -27,6 +26,7 @@ from server.cli.arguments.value_parsers import (
 )
 from server.cli.errors import INTERRUPTED, Failure
 from server.cli.program import neighbour, program
+from server.logs import structlog
 from server.logs.output import LEVELS, configure_logs
 from server.process import runtime
 from server.settings import DEFAULT_GRPC, DEFAULT_HTTP, Settings, Tls
