@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,13 @@ from server.version import version
 from signalbox.v1 import contacts_pb2, match_stream_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.bridge import calling, http_client
+from tests.support.consumers import subscribe
 from tests.support.refusals import read_refusal, verdict
 from tests.support.service import ADMIN_KEY, serving
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.support.service import Client, Service
 
 pytestmark = pytest.mark.lasting
@@ -68,6 +72,38 @@ async def test_a_key_works_until_it_expires_and_then_its_streams_end(service: Se
     assert timedelta(0) <= late < timedelta(seconds=1)
     assert [await works(client), await works(client)] == [EXPIRED, EXPIRED]
     assert made.api_key.name == "short"
+
+
+async def test_a_call_that_waits_for_matches_ends_when_its_key_does(service: Service, shop: Client) -> None:
+    await subscribe(shop)
+    pull = match_stream_pb2.PullMatchesRequest(subscription="engine", consumer_id="c", wait=Duration(seconds=30))
+    made = await create(service, shop.project, expires_at=after(0.7))
+    expires = made.api_key.expires_at.ToDatetime(UTC)
+    assert await verdict(service.client(made.secret).matches.PullMatches(pull)) == EXPIRED
+    assert timedelta(0) <= datetime.now(UTC) - expires < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "path"),
+    [(pb.DIALECT_NATIVE, "/signalbox.v1.Contacts/ListContacts"), (pb.DIALECT_OPENSEND, "/events")],
+)
+async def test_a_request_whose_body_arrives_after_the_end_of_its_key_is_refused(
+    service: Service, shop: Client, dialect: pb.Dialect, path: str
+) -> None:
+    made = await create(service, shop.project, dialect=dialect, expires_at=after(0.7))
+    ended = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await ended.wait()
+        yield b"}"
+
+    headers = {"authorization": f"Bearer {made.secret}", "content-type": "application/json"}
+    async with http_client(service) as http:
+        sending = asyncio.ensure_future(http.post(path, content=body(), headers=headers))
+        await asyncio.sleep(1)
+        ended.set()
+        assert (await sending).status_code == 401
 
 
 async def test_an_expired_key_is_refused_in_every_dialect(service: Service, shop: Client) -> None:

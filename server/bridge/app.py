@@ -276,6 +276,8 @@ class Bridge:
         try:
             body = await read_body(exchange.headers, receive, limit, held)
             await self._bodies.turn(caller.project_pk, held)
+            # Both may take long, and the key may have ended meanwhile.
+            await self._access.authenticate_secret(secret_of(exchange.headers))
             request.body = self._decoded(exchange, body)
             held.shrink(len(request.body))
             exchange.received = len(request.body)

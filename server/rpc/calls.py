@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 OK: Final = "OK"
+RECHECK_SECONDS: Final = 0.5
+"""A caller whose message arrives later than this is authenticated again: the key may have ended meanwhile."""
 _GONE: Final = "CANCELLED", "CLIENT_GONE"
 """The code and the reason of a call whose client has gone."""
 
@@ -96,6 +98,7 @@ class Calls:
         limits.loop_time.arrivals += 1
         self._calls.enter_task(task)
         counted: int | None = None
+        record = self._record_of(method)
         size = 0
         response: Any = None
         span = None if self._tracer is None else self._tracer.begin_call(method.name)
@@ -109,18 +112,19 @@ class Calls:
             counted = caller.project_pk
             data = transport.arrived()
             if data is None:
-                data = await self._receive(transport, task, counted, method)
+                data = await self._receive_of(caller, transport, task, method, began)
+            call = partial(self._call_watched, method, transport, task) if record.waits else method.call
             size = len(data)
             begin_request()
             note_request_size(size)
             if size <= SMALL_BYTES:
-                response = await method.call(parser.parse(data), caller)
+                response = await call(parser.parse(data), caller)
                 return response
             request: Message | None = None
             try:
                 request = await self._parse(parser, data, counted)
                 del data
-                response = await method.call(request, caller)
+                response = await call(request, caller)
                 return response
             finally:
                 # The gRPC library keeps this frame of a call that is answered with an error, in a cycle.
@@ -136,10 +140,26 @@ class Calls:
             if counted is not None:
                 limits.leave_call(transport, counted)
             self._calls.leave(task)
-            record, seconds = self._record_of(method), perf_counter() - began
-            record.series.ended(code, seconds)
-            if code is not OK or seconds > record.slow_seconds or self._observed:
-                self._write(record, code, reason, seconds, span, bytes_in=size, bytes_out=_size(response))
+            self._count(record, code, reason, perf_counter() - began, span, size, response)
+
+    async def _receive_of(
+        self, caller: Caller, transport: Transport, task: asyncio.Task[Any], method: Method, began: float
+    ) -> bytes:
+        """Receive the message of a call with one response. Raise AccessError if the key has ended meanwhile."""
+        data = await self._receive(transport, task, caller.project_pk, method)
+        if perf_counter() - began > RECHECK_SECONDS:
+            await self.authenticate_again(transport, method.scope, caller)
+        return data
+
+    async def _call_watched(
+        self, method: Method, transport: Transport, task: asyncio.Task[Any], request: Any, caller: Caller
+    ) -> Any:
+        """Call a method that may wait for long; the call ends when its key does."""
+        watched = self._access.watch(transport.credentials()[0], caller, partial(self._calls.end, task))
+        try:
+            return await method.call(request, caller)
+        finally:
+            self._access.unwatch(watched)
 
     async def converse(
         self, method: Method, parser: RequestParser, transport: StreamTransport, messages: AsyncIterator[bytes]
@@ -304,6 +324,14 @@ class Calls:
             record = self._records[method] = _Record.of(method, self.metrics)
         return record
 
+    def _count(
+        self, record: _Record, code: str, reason: str, seconds: float, span: Span | None, size: int, response: Any
+    ) -> None:
+        """Count a call with one response that has ended, and write its line if it is to have one."""
+        record.series.ended(code, seconds)
+        if code is not OK or seconds > record.slow_seconds or self._observed:
+            self._write(record, code, reason, seconds, span, bytes_in=size, bytes_out=_size(response))
+
     def _write(self, record: _Record, code: str, reason: str, seconds: float, span: Span | None, **facts: Any) -> None:
         """Write the line of a call that has ended, if it is to have one, and end its span."""
         if code is not OK or seconds > record.slow_seconds or self._log.samples():
@@ -382,12 +410,16 @@ class _Stream:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What is written about the calls of a method: a call that takes longer than `slow_seconds` is logged."""
+    """What is written about the calls of a method: a call that takes longer than `slow_seconds` is logged.
+
+    `waits` if a call may wait as long as its caller asked it to.
+    """
 
     name: str
     series: RpcSeries
     slow_seconds: float
     changes: bool
+    waits: bool
 
     @classmethod
     def of(cls, method: Method, metrics: Metrics) -> Self:
@@ -395,7 +427,7 @@ class _Record:
         service = method.descriptor.containing_service.full_name
         series = metrics.calls.rpc(service, method.descriptor.name, streams=method.streams)
         slow_seconds = 0.0 if method.changes else inf if method.waits else SLOW_SECONDS
-        return cls(method.name, series, slow_seconds, method.changes)
+        return cls(method.name, series, slow_seconds, method.changes, method.waits)
 
 
 def _size(response: Any) -> int:
