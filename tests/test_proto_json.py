@@ -190,6 +190,33 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     assert message is None or message == library(SEND_EVENT.input_type, body)
 
 
+GUESSED = {
+    "occurredAt": [
+        "2026-6-1T1:2:3Z", "2026-06-01T01:02:03+24:00", "2026-06-01T01:02:03+99:99", "2026-06-01T01:02:03+1:2",
+        "2026-06-01T01:02:03+-1:00", "2026-06-01T01:02:03+ 1:00", "2026-06-01T01:02:03.5+1_0:00",
+        "2026-06-01T01:02:03.Z", "2026-06-01T01:02:03.5 Z", "2026-06-01T01:02:03.5e0Z", "2026-06-01T01:02:03.1_0Z",
+        "\uff12026-06-01T01:02:03Z", "2026-06-01T01:02:03.\u0665Z",
+    ],
+    "wait": ["1_000s", " 5s", "+5s", "5 s", "5.s", "5.1_0s", "\uff15s", "1.0000000001s"],
+}  # fmt: skip
+"""Texts that the library takes for a time or a duration, by a field that has them."""
+
+
+@pytest.mark.parametrize("text", GUESSED["occurredAt"])
+def test_a_time_is_not_guessed(text: str) -> None:
+    body = json.dumps({"event": {"occurredAt": text}}).encode()
+    assert library(SEND_EVENT.input_type, body) is not None
+    assert ours(SEND_EVENT, body) is None
+
+
+@pytest.mark.parametrize("text", GUESSED["wait"])
+def test_a_duration_is_not_guessed(text: str) -> None:
+    pull = METHODS["signalbox.v1.MatchStream.PullMatches"]
+    body = json.dumps({"wait": text}).encode()
+    assert library(pull.input_type, body) is not None
+    assert ours(pull, body) is None
+
+
 REFUSED: list[tuple[str, str, str]] = [
     ('{"event": {"naem": "x"}}', "event.naem", "event.naem is not a field of EventInput; did you mean name?"),
     ('{"events": []}', "events", "events is not a field of SendEventRequest; did you mean event?"),

@@ -1,8 +1,9 @@
 """Messages from JSON, as Protocol Buffers define it: faster than the library's own, in slices, with paths in errors.
 
 What the library's `json_format.Parse` accepts gives the same message here, and what it refuses is refused. But these
-are refused only here: values that are no JSON (NaN, Infinity), an empty list or text in place of an object, and a field
-that is given under both of its names. `tests/test_proto_json.py` compares the two.
+are refused only here: values that are no JSON (NaN, Infinity), an empty list or text in place of an object, a field
+that is given under both of its names, and a time or a duration that the library guesses, such as an offset of +99:99.
+`tests/test_proto_json.py` compares the two.
 
 The JSON is read breadth first, without recursion: each object or list is a step of at most CHUNK members, so that a
 large request leaves the event loop to others in between.
@@ -10,6 +11,7 @@ large request leaves the event loop to others in between.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -49,6 +51,14 @@ _FORMS = {
     "google.protobuf.FieldMask": 'such as "name,description"',
     "google.protobuf.Timestamp": 'an RFC 3339 time such as "2026-06-01T12:00:00Z"',
 }
+_PATTERNS = {
+    "google.protobuf.Duration": r"-?[0-9]+(\.[0-9]{1,9})?s",
+    "google.protobuf.FieldMask": r"(?s).*",
+    "google.protobuf.Timestamp": (
+        r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+    ),
+}
+"""What the texts look like. The library takes digits of any script and number, signs and underscores between them."""
 
 
 def too_deep(path: Path) -> InvalidArgument:
@@ -79,7 +89,7 @@ def message_reader(descriptor: Descriptor) -> Read:
     """Return what reads a JSON value into a message of a type."""
     name = descriptor.full_name
     if name in _FROM_TEXT:
-        return _text_reader(_FORMS[name])
+        return _text_reader(_FORMS[name], re.compile(_PATTERNS[name]))
     well_known = {
         "google.protobuf.Struct": read_struct,
         "google.protobuf.Value": _read_value,
@@ -261,9 +271,11 @@ def _map_reader(field: FieldDescriptor) -> Read:
 # Well-known types
 
 
-def _text_reader(form: str) -> Read:
+def _text_reader(form: str, pattern: re.Pattern[str]) -> Read:
     def read(value: Any, message: Any, path: Path, _depth: int, _pending: Pending) -> None:
         try:
+            if pattern.fullmatch(value) is None:
+                raise ValueError
             message.FromJsonString(value)
         except (ValueError, TypeError, AttributeError, OverflowError):
             raise refused(path, f"must be a text, {form}, not {_shown(value)}") from None
