@@ -212,9 +212,13 @@ async def test_no_page_of_a_list_reads_more_the_larger_its_tables_are(
     for filters in singles_and_pairs(request, values, always):
         if filters.get("automation_id") == "of the shop":
             filters["automation_id"] = automations.automations[0].id
-        with plans(*LARGE) as noted:
-            await call(GetMessageClass(request)(page_size=10, **filters))
-        if noted.scans or noted.steps > MOST_STEPS or noted.blocks > MOST_BLOCKS:
+        # Twice at most: recurring work of the server may read in between, but not each time.
+        for _ in range(2):
+            with plans(*LARGE) as noted:
+                await call(GetMessageClass(request)(page_size=10, **filters))
+            if not noted.scans and noted.steps <= MOST_STEPS and noted.blocks <= MOST_BLOCKS:
+                break
+        else:
             too_much.append(f"{filters}: {noted.steps} steps, {noted.blocks} blocks, {noted.scans}")
     assert not too_much, "\n".join(too_much)
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-SEGMENTS_SEARCHED: Final = 256
+SEGMENTS_SEARCHED: Final = 1_024
 """The most segments whose events of a contact one statement counts."""
 
 SEGMENTS_READ: Final = 16
-"""The most segments that are read without counting their events before: even if all are the contact's, it takes
+"""The most segments of which one statement reads all events of a contact. Even if all are the contact's, it takes
 milliseconds."""
 
 
@@ -112,10 +112,12 @@ def _enough(
 ) -> list[int]:
     """Return the first of the segments that together have `limit` events that meet the conditions.
 
-    If they have fewer, return all that have any. Of each segment at most `limit` events are counted.
+    If they have fewer, return all that have any. Only a part of `limit` is counted of each segment, so that counting
+    takes no longer if they are full of the contact's events, and no more than SEGMENTS_READ of such are returned.
     """
+    part = -(-limit // SEGMENTS_READ)
     segment = _each(segments).selected_columns[0]
-    counted = sa.select(event.c.position).where(*conditions, segment == SEGMENT).limit(limit)
+    counted = sa.select(event.c.position).where(*conditions, segment == SEGMENT).limit(part)
     number = sa.select(sa.func.count()).select_from(counted.correlate(segment.table).subquery()).scalar_subquery()
     counts = dict(connection.execute(sa.select(segment, number)).tuples().all())
     enough: list[int] = []
