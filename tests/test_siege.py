@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 from math import inf, nan
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.siege.neighbour import OVER, SO_FAR, Neighbour, until_over
 from tests.siege.report import GENEROUS, STRICT, Felt, Floor, Report, Resident
 from tests.siege.rows import ROWS, chosen
 from tests.siege.samples import OK, SEND, Period, Sample, Samples, quantile
@@ -113,6 +116,32 @@ def test_samples_belong_to_the_period_in_which_they_began() -> None:
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50), (0.99, 99), (1, 100), (0.001, 1)])
 def test_a_quantile_is_one_of_the_numbers(share: float, expected: int) -> None:
     assert quantile(range(1, 101), share) == expected
+
+
+def test_the_observer_goes_on_after_it_was_asked() -> None:
+    ours, theirs = multiprocessing.Pipe()
+
+    def ask() -> None:
+        for word in (SO_FAR, SO_FAR, OVER):
+            ours.send(word)
+            if word != OVER:
+                assert ours.recv() == []
+                time.sleep(0.3)
+
+    async def observe() -> float:
+        """Return the longest time for which the loop was stopped."""
+        neighbour = Neighbour(None)  # type: ignore[arg-type]  # sends nothing
+        observing = asyncio.create_task(until_over(theirs, neighbour, asyncio.create_task(asyncio.sleep(60))))
+        asking = asyncio.create_task(asyncio.to_thread(ask))
+        longest, before = 0.0, time.monotonic()
+        while not observing.done():
+            await asyncio.sleep(0.01)
+            longest, before = max(longest, time.monotonic() - before), time.monotonic()
+        await asyncio.gather(observing, asking)
+        return longest
+
+    with ours, theirs, asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        assert runner.run(observe()) < 0.25
 
 
 def test_a_number_names_all_its_rows() -> None:

@@ -128,19 +128,22 @@ def observe_sends(target: Target, pipe: Connection) -> None:
 async def _observe_sends(target: Target, pipe: Connection) -> list[Sample]:
     async with connected(target.grpc, trusted=target.trusted) as service:
         neighbour = Neighbour(service.client(target.neighbour))
-        await _until_over(pipe, neighbour, asyncio.create_task(neighbour.send()))
+        await until_over(pipe, neighbour, asyncio.create_task(neighbour.send()))
         return neighbour.samples
 
 
-async def _until_over(pipe: Connection, neighbour: Neighbour, sending: asyncio.Task[None]) -> None:
+async def until_over(pipe: Connection, neighbour: Neighbour, sending: asyncio.Task[None]) -> None:
     """Let the neighbour send until it is over, and wait for the answers; send what there is whenever it is wanted."""
     received = asyncio.Event()
     asyncio.get_running_loop().add_reader(pipe.fileno(), received.set)
     while True:
         await received.wait()
+        received.clear()
+        # The loop may call once more for a word that was received meanwhile, and to wait for the next one stops it.
+        if not pipe.poll():
+            continue
         if pipe.recv() == OVER:
             break
-        received.clear()
         pipe.send([*neighbour.samples, *neighbour.unanswered()])
     sending.cancel()
     await neighbour.settle()
@@ -153,7 +156,7 @@ async def _observe(target: Target, pipe: Connection) -> list[Sample]:
         probe = Probe(target.http, neighbour.samples.append, target.trusted)
         consuming = asyncio.create_task(neighbour.consume())
         sending, probing = (asyncio.create_task(each) for each in (neighbour.send(), probe.run()))
-        await _until_over(pipe, neighbour, sending)
+        await until_over(pipe, neighbour, sending)
         await asyncio.sleep(10 * INTERVAL)
         for task in (sending, probing, consuming):
             task.cancel()
