@@ -317,6 +317,13 @@ async def test_the_command_line_migrates_apart_from_serving(old: OldDatabase) ->
     assert "migration_finished" in done.err
 
 
+def test_a_server_that_does_not_migrate_leaves_nothing_where_no_database_is(tmp_path: Path) -> None:
+    refused = command("serve", "--no-migrate", "--database", f"sqlite:///{tmp_path}/mistyped.db")
+    assert (refused.code, refused.out) == (1, "")
+    assert f"{tmp_path}/mistyped.db: there is no database to serve" in refused.err
+    assert not [*tmp_path.iterdir()]
+
+
 # Beside servers at work
 
 

@@ -28,8 +28,8 @@ class Storage:
 
 @asynccontextmanager
 async def storing(settings: Settings) -> AsyncIterator[Storage]:
-    """Open the database and migrate it. Raise StorageError and ValueError."""
-    database = await open_database(settings.database)
+    """Open the database and migrate it. Raise StorageError, ValueError, and OSError if it must exist and does not."""
+    database = await open_database(settings.database, create=settings.migrate)
     try:
         await (migrate(database) if settings.migrate else check_migrated(database))
         yield Storage(database, Outages())

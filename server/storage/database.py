@@ -92,17 +92,17 @@ class MeasuredDatabase(OpenDatabase, Protocol):
         ...
 
 
-async def open_database(url: str) -> MeasuredDatabase:
-    """Open the database at a URL.
+async def open_database(url: str, *, create: bool = True) -> MeasuredDatabase:
+    """Open the database at a URL; a file of SQLite is created if it does not exist, unless `create` is false.
 
     `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user@host/name`. Raise ValueError for another
-    URL and StorageError if it cannot be opened for writing.
+    URL, FileNotFoundError, and StorageError if it cannot be opened for writing.
     """
     location = parse_database_url(url)
     if isinstance(location, str):
         from server.storage.sqlite import SqliteDatabase
 
-        return await SqliteDatabase.open(location)
+        return await SqliteDatabase.open(location, create=create)
     from server.storage.postgresql import PostgresDatabase
 
     return await PostgresDatabase.open(location)

@@ -74,11 +74,11 @@ class SqliteDatabase:
         self._watch = Recurring("database file", self._check_file)
 
     @classmethod
-    async def open(cls, path: str) -> SqliteDatabase:
-        """Open or create the file. Raise StorageBusy if another server holds it."""
+    async def open(cls, path: str, *, create: bool = True) -> SqliteDatabase:
+        """Open or create the file. Raise StorageBusy if another server holds it, and FileNotFoundError."""
         if not path or path.startswith(":memory:"):
             raise ValueError("An in-memory database cannot be shared by readers and the writer: name a file")
-        database = cls(DatabaseFile.open(path))
+        database = cls(DatabaseFile.open(path, create=create))
         try:
             # SQLite takes BEGIN IMMEDIATE on a file that it cannot write for a read; this is a write.
             await database.write(_write_a_page)

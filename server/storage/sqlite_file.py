@@ -19,6 +19,7 @@ import fcntl
 import os
 import sys
 from contextlib import contextmanager
+from errno import ENOENT
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -60,13 +61,17 @@ class DatabaseFile:
         self._closed = False
 
     @classmethod
-    def open(cls, name: str) -> Self:
+    def open(cls, name: str, *, create: bool = True) -> Self:
         """Open or create a file, readable by its owner alone because it holds people's addresses.
+
+        Without `create`, raise FileNotFoundError if there is none, and leave none.
 
         Links are resolved, so that a file has one lock, whatever name it is opened by. The kernel releases the locks
         when the process ends. Raise StorageBusy if another process holds them, StorageReadOnly or StorageUnavailable.
         """
         path = Path(name).resolve()
+        if not create and _find(path) is None:
+            raise FileNotFoundError(ENOENT, "there is no database to serve: it must be migrated first", str(path))
         lock = _lock(_lock_path(path))
         try:
             file = _open(path)

@@ -39,8 +39,8 @@ opened: ContextVar[Database] = ContextVar("opened")
 """The database that a server has opened last in this context."""
 
 
-async def _opening(*arguments: Any) -> Database:
-    database = await open_database(*arguments)
+async def _opening(url: str, **options: Any) -> Database:
+    database = await open_database(url, **options)
     opened.set(database)
     return database
 
