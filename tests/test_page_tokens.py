@@ -11,7 +11,7 @@ import pytest
 
 from server.bridge.dialects import DIALECTS
 from server.bridge.openapi import document
-from signalbox.v1 import match_stream_pb2
+from signalbox.v1 import automations_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.bridge import calling
 from tests.support.consumers import EARLIEST, PARK, acknowledge, ids, pull, subscribe
@@ -144,6 +144,22 @@ async def test_every_list_takes_its_own_tokens_alone(service: Service) -> None:
 
 
 @pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
+async def test_a_resource_created_again_does_not_take_the_tokens_of_the_deleted_one(service: Service) -> None:
+    lists = await Lists.fill(service)
+    names = ("EventDefinitions.ListRevisions", "EventDefinitions.ListDependents", "MatchStream.ListParkedMatches")
+    tokens = {name: await lists.page(name) for name in names}
+    client = lists.client
+    await client.matches.DeleteSubscription(match_stream_pb2.DeleteSubscriptionRequest(subscription="one"))
+    await subscribe(client, "one", start=EARLIEST)
+    listed = await client.automations.ListAutomations(automations_pb2.ListAutomationsRequest())
+    for each in listed.automations:
+        await client.automations.PauseAutomation(automations_pb2.PauseAutomationRequest(id=each.id))
+    await client.undefine()
+    await client.define()
+    for name, token in tokens.items():
+        await assert_refused(lists, name, token)
+
+
 async def test_tokens_outlive_a_restart(database_url: str) -> None:
     """On PostgreSQL, two servers show below that tokens depend on the database alone."""
     async with serving(database_url) as service:

@@ -167,14 +167,15 @@ class Definitions:
 
     async def revisions(self, caller: Caller, name_or_id: str, request: PageRequest) -> Page[Revision]:
         """List the revisions of a definition, newest first. Raise DefinitionNotFound."""
-        limit, filters = request.limit(), ("revisions", caller.project_id, name_or_id)
-        (before,) = request.cursor(filters, int, most=store.MAX_REVISIONS) or (None,)
+        limit = request.limit()
 
-        def work(connection: Connection) -> tuple[list[Revision], bool]:
+        def work(connection: Connection) -> tuple[object, list[Revision], bool]:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            return revision_store.revision_page(connection, definition.id, limit, before)
+            filters = "revisions", definition.id
+            (before,) = request.cursor(filters, int, most=store.MAX_REVISIONS) or (None,)
+            return filters, *revision_store.revision_page(connection, definition.id, limit, before)
 
-        found, more = await self._database.read(work)
+        filters, found, more = await self._database.read(work)
         return request.page(found, filters, lambda revision: (revision.number,), more=more)
 
     async def revision(self, caller: Caller, name_or_id: str, number: int) -> Revision:
@@ -220,19 +221,20 @@ class Definitions:
 
         Raise DefinitionNotFound.
         """
-        limit, filters = request.limit(), ("dependents", caller.project_id, name_or_id)
-        after_id, before = request.cursor(filters, str, int, most=store.MAX_REVISIONS) or ("", 0)
+        limit = request.limit()
 
-        def work(connection: Connection) -> list[Dependent]:
+        def work(connection: Connection) -> tuple[object, list[Dependent]]:
             definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            filters = "dependents", definition.id
+            after_id, before = request.cursor(filters, str, int, most=store.MAX_REVISIONS) or ("", 0)
             key, found = caller.project_pk, list[Dependent]()
             if not before:
                 found += reading_automations(connection, key, definition, limit + 1, after_id)
             if len(found) <= limit:
                 found += log.traffic(connection, key, definition, limit + 1 - len(found), before or None)
-            return found
+            return filters, found
 
-        found = await self._database.read(work)
+        filters, found = await self._database.read(work)
         return request.page(found, filters, _cursor)
 
     async def _update(

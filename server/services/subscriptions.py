@@ -234,18 +234,18 @@ class Subscriptions:
         self, project_pk: int, subscription: str, selection: ParkedSelection, request: PageRequest
     ) -> Page[tuple[ParkedMatch, LoadedMatch | UnreadableMatch]]:
         """List parked matches, the last parked first; a page may be short. Raise SubscriptionNotFound."""
-        limit, filters = request.limit(), ("parked", project_pk, subscription, selection)
-        cursor = request.cursor(filters, int, int)
-        before = (*cursor,) if cursor else None
+        limit = request.limit()
 
-        def read(connection: Connection) -> tuple[Sequence[ParkedMatch], tuple[int, int] | None]:
+        def read(connection: Connection) -> tuple[object, Sequence[ParkedMatch], tuple[int, int] | None]:
             current = store.get_subscription(connection, project_pk, subscription)
+            filters = "parked", current.key, selection
+            cursor = request.cursor(filters, int, int)
+            before = (*cursor,) if cursor else None
             last_examined = parked_matches.last_examined_position(connection, current, selection, before)
-            return parked_matches.list_parked(
-                connection, current, selection, limit + 1, before, last_examined
-            ), last_examined
+            parked = parked_matches.list_parked(connection, current, selection, limit + 1, before, last_examined)
+            return filters, parked, last_examined
 
-        parked, last_examined = await self._database.read(read)
+        filters, parked, last_examined = await self._database.read(read)
         loaded = await self._reader.load(project_pk, [parked_match.match for parked_match in parked[:limit]])
         page = list(zip(parked, loaded, strict=False))
         return request.page(
