@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,34 @@ def test_a_number_that_switches_a_limit_off_is_a_wrong_command_line(
     capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     assert run(("serve", option, "99999999999")) == 2
-    assert "99999999999 is not in the range 1<=x<=1" in capsys.readouterr().err
+    assert "99999999999 is out of range: it must be from 1 to 1" in capsys.readouterr().err
+
+
+NUMBERS = sorted(
+    (parameter.opts[0], parameter.envvar)
+    for parameter in serve.params
+    if isinstance(parameter.type, click.IntRange | click.FloatRange)
+)
+
+
+@pytest.mark.parametrize("way", ["flag", "variable", "file"])
+@pytest.mark.parametrize(("flag", "variable"), NUMBERS)
+@pytest.mark.parametrize(("value", "wrong"), [("1e3x", '"1e3x" is not a '), ("-7", "-7 "), ("9" * 40, "9")])
+def test_a_wrong_number_is_reported_with_what_would_be_right(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flag: str, variable: str,
+    way: str, value: str, wrong: str,
+) -> None:  # fmt: skip
+    arguments = {"flag": (flag, value), "variable": (), "file": ("--config", str(tmp_path / "settings.toml"))}[way]
+    (tmp_path / "settings.toml").write_text(f'{flag.removeprefix("--")} = "{value}"')
+    if way == "variable":
+        monkeypatch.setenv(variable, value)
+    assert run(("serve", *arguments)) != 0
+    error = capsys.readouterr().err
+    assert wrong in error
+    assert re.search(
+        "digits, from [0-9]+ to|must be from [0-9]+ to|it must be (more than 0|0 or more) and at most", error
+    )
+    assert flag.removeprefix("--") in error or variable in error
 
 
 @pytest.mark.parametrize("words", [("whoami", "--timeout"), ("serve", "--drain"), ("serve", "--grace")], ids=" ".join)

@@ -125,7 +125,7 @@ def test_dependents_are_the_revisions_that_were_seen(signalbox: Server) -> None:
         (("definition", "validate", "paid", "--schema", __file__), 1, "Name a definition, or give --schema"),
         (("definition", "validate", "--schema", __file__, "--revision", "1"), 1, "leave it out with --schema"),
         (("definition", "validate", "paid", "--properties", "[1]"), 1, "not a JSON object"),
-        (("definition", "rollback", "paid", "0"), 2, "0 is not in the range"),
+        (("definition", "rollback", "paid", "0"), 2, "0 is out of range: it must be from 1 to"),
         (("definition", "rollback", "paid"), 2, "Missing argument 'REVISION'"),
     ],
 )

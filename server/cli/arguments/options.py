@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from server.cli.arguments.value_parsers import Seconds, address, key
+from server.cli.arguments.value_parsers import Seconds, WholeNumber, address, key
 from server.settings import DEFAULT_DATABASE, DEFAULT_GRPC
 
 if TYPE_CHECKING:
@@ -197,6 +197,4 @@ force_option = option("--force", is_flag=True, help="Apply the change even if it
 
 def limit_option(items: str) -> Callable[[F], F]:
     """Return the option for the maximum number of listed items."""
-    return option(
-        "--limit", type=click.IntRange(min=1), default=50, show_default=True, help=f"Maximum number of {items}."
-    )
+    return option("--limit", type=WholeNumber(min=1), default=50, show_default=True, help=f"Maximum number of {items}.")

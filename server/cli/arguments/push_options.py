@@ -8,6 +8,7 @@ import click
 
 from server.cli.arguments.message_parsers import duration
 from server.cli.arguments.options import option
+from server.cli.arguments.value_parsers import WholeNumber
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ _SETTINGS = (
     option("--push-timeout", type=duration, metavar="TIME", help="Time for a response; 15s by default."),
     option(
         "--max-in-flight",
-        type=click.IntRange(min=1, max=2**31 - 1),
+        type=WholeNumber(min=1, max=2**31 - 1),
         metavar="N",
         help="Maximum number of requests in progress; 16 by default.",
     ),

@@ -48,6 +48,24 @@ def key(text: str) -> str:
     return secret(text)
 
 
+class WholeNumber(click.IntRange):
+    """A whole number in a range, written in digits."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number. Raise BadParameter, which says what would be right."""
+        try:
+            number = int(str(value))
+        except ValueError:
+            self.fail(f'"{value}" is not a whole number: write digits, {self._range()}', param, ctx)
+        if number < (self.min or 0) or (self.max is not None and number > self.max):
+            self.fail(f"{number} is out of range: it must be {self._range()}", param, ctx)
+        return number
+
+    def _range(self) -> str:
+        least = self.min or 0
+        return f"{least} or more" if self.max is None else f"from {least} to {self.max}"
+
+
 class Seconds(click.FloatRange):
     """A number of seconds, at most those of a year: no timer can wait for `inf` or `nan`."""
 
@@ -55,10 +73,15 @@ class Seconds(click.FloatRange):
         super().__init__(min=0, max=_YEAR, min_open=min_open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number. Raise BadParameter."""
-        number = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        """Return the number. Raise BadParameter, which says what would be right."""
+        least = "more than 0" if self.min_open else "0 or more"
+        right = f"{least} and at most {_YEAR}, such as 2 or 0.5"
+        try:
+            number = float(str(value))
+        except ValueError:
+            self.fail(f'"{value}" is not a number of seconds: it must be {right}', param, ctx)
+        if math.isnan(number) or not 0 <= number <= _YEAR or (self.min_open and number == 0):
+            self.fail(f"{value} seconds are out of range: it must be {right}", param, ctx)
         return number
 
 

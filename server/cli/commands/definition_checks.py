@@ -12,6 +12,7 @@ from server.cli.arguments.message_parsers import properties as json_object
 from server.cli.arguments.message_parsers import read_schema
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_file_option, schema_options
+from server.cli.arguments.value_parsers import WholeNumber
 from server.cli.client.definitions import get_definition
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 NEGATIVE = 2
 """Exit code of a check with a negative result."""
 
-_REVISION = click.IntRange(min=1, max=2**31 - 1)
+_REVISION = WholeNumber(min=1, max=2**31 - 1)
 
 
 @click.command(cls=CheckCommand)

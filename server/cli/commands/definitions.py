@@ -12,6 +12,7 @@ from server.cli.arguments.enums import COMPATIBILITY, enum_option
 from server.cli.arguments.message_parsers import definition_retention
 from server.cli.arguments.options import etag_option, force_option, option, validate_only_option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_options
+from server.cli.arguments.value_parsers import WholeNumber
 from server.cli.client.definitions import get_definition
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
@@ -157,7 +158,7 @@ async def undelete(session: Session, definition_id: str, etag: str) -> None:
 
 @definition.command()
 @click.argument("name_or_id")
-@option("--number", type=click.IntRange(min=1, max=2**31 - 1), help="Show only this revision.")
+@option("--number", type=WholeNumber(min=1, max=2**31 - 1), help="Show only this revision.")
 @client_command
 async def revisions(session: Session, name_or_id: str, number: int | None) -> None:
     """List the revisions of a definition, newest first."""

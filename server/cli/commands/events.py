@@ -10,6 +10,7 @@ import click
 from server.cli.arguments.message_parsers import instant
 from server.cli.arguments.message_parsers import properties as json_object
 from server.cli.arguments.options import limit_option, option
+from server.cli.arguments.value_parsers import WholeNumber
 from server.cli.arguments.window_options import (
     occurred_since_option,
     occurred_until_option,
@@ -114,7 +115,7 @@ async def show(session: Session, event_id: str) -> None:
 @until_option
 @option(
     "--from-position",
-    type=click.IntRange(min=1, max=2**63 - 1),
+    type=WholeNumber(min=1, max=2**63 - 1),
     metavar="N",
     default=1,
     help="Start at this position; by default with the earliest event.",
@@ -138,7 +139,7 @@ async def export(session: Session, /, from_position: int, file: IO[str], **filte
 @option("--event", "name", metavar="NAME", default="", help="Only events of this name.")
 @option(
     "--from-position",
-    type=click.IntRange(min=1, max=2**63 - 1),
+    type=WholeNumber(min=1, max=2**63 - 1),
     metavar="N",
     help="Start at this position; 1 for the whole log.",
 )

@@ -18,6 +18,7 @@ from server.cli.arguments.enums import (
 )
 from server.cli.arguments.message_parsers import event_retention
 from server.cli.arguments.options import etag_option, option
+from server.cli.arguments.value_parsers import WholeNumber
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.tables import moment, period
@@ -37,7 +38,7 @@ def project() -> None:
 
 
 def _limit(flag: str, text: str) -> Callable[[F], F]:
-    return option(flag, type=click.IntRange(min=0, max=2**63 - 1), metavar="N", help=text)
+    return option(flag, type=WholeNumber(min=0, max=2**63 - 1), metavar="N", help=text)
 
 
 def _rules(command: F) -> F:

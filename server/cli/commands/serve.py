@@ -16,6 +16,7 @@ from server.cli.arguments.config_file import config_option
 from server.cli.arguments.options import database_option, debug_option, option
 from server.cli.arguments.value_parsers import (
     Seconds,
+    WholeNumber,
     address,
     call_sampling,
     is_loopback,
@@ -122,7 +123,7 @@ log = structlog.get_logger()
 @option(
     "--queue-events",
     envvar="SIGNALBOX_QUEUE_EVENTS",
-    type=click.IntRange(1, MAX_QUEUE_EVENTS),
+    type=WholeNumber(1, MAX_QUEUE_EVENTS),
     metavar="N",
     default=_DEFAULTS.queue_events,
     show_default=True,
@@ -159,7 +160,7 @@ log = structlog.get_logger()
 @option(
     "--quarantine-events",
     envvar="SIGNALBOX_QUARANTINE_EVENTS",
-    type=click.IntRange(1, MAX_QUARANTINE_EVENTS),
+    type=WholeNumber(1, MAX_QUARANTINE_EVENTS),
     metavar="N",
     default=_DEFAULTS.quarantine_events,
     show_default=True,
@@ -168,7 +169,7 @@ log = structlog.get_logger()
 @option(
     "--quarantine-bytes",
     envvar="SIGNALBOX_QUARANTINE_BYTES",
-    type=click.IntRange(1_024, MAX_QUARANTINE_BYTES),
+    type=WholeNumber(1_024, MAX_QUARANTINE_BYTES),
     metavar="N",
     default=_DEFAULTS.quarantine_bytes,
     show_default=True,
@@ -185,7 +186,7 @@ log = structlog.get_logger()
 @option(
     "--http-body-bytes",
     envvar="SIGNALBOX_HTTP_BODY_BYTES",
-    type=click.IntRange(min=1_024, max=16 * 1024 * 1024),
+    type=WholeNumber(min=1_024, max=16 * 1024 * 1024),
     metavar="N",
     default=_DEFAULTS.http_body_bytes,
     show_default=True,
@@ -194,14 +195,14 @@ log = structlog.get_logger()
 @option(
     "--http-connections",
     envvar="SIGNALBOX_HTTP_CONNECTIONS",
-    type=click.IntRange(1, MAX_CONNECTIONS),
+    type=WholeNumber(1, MAX_CONNECTIONS),
     metavar="N",
     help="Maximum number of connections to the REST bridge; by default half of the file descriptors, at most 10,000.",
 )
 @option(
     "--http-address-connections",
     envvar="SIGNALBOX_HTTP_ADDRESS_CONNECTIONS",
-    type=click.IntRange(1, MAX_CONNECTIONS),
+    type=WholeNumber(1, MAX_CONNECTIONS),
     metavar="N",
     help="Maximum number of connections to the REST bridge from one address; by default half of --http-connections.",
 )

@@ -13,6 +13,7 @@ from server.cli.arguments.match_options import filter_options, start_point
 from server.cli.arguments.message_parsers import duration
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.arguments.push_options import push_change_options, push_options, take_push, take_push_changes
+from server.cli.arguments.value_parsers import WholeNumber
 from server.cli.arguments.window_options import parked_until_option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
@@ -71,7 +72,7 @@ def subscription() -> None:
 @_deadline_option
 @option(
     "--max-attempts",
-    type=click.IntRange(min=1, max=2**31 - 1),
+    type=WholeNumber(min=1, max=2**31 - 1),
     metavar="N",
     help="Delivery attempts before a match is parked; 10 by default.",
 )
@@ -153,7 +154,7 @@ async def ping(session: Session, subscription: str) -> None:
 @_deadline_option
 @option(
     "--max-attempts",
-    type=click.IntRange(min=1, max=2**31 - 1),
+    type=WholeNumber(min=1, max=2**31 - 1),
     metavar="N",
     help="Delivery attempts before a match is parked.",
 )

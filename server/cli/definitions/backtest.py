@@ -12,6 +12,7 @@ import grpc
 from server.cli.arguments.enums import Names
 from server.cli.arguments.options import option
 from server.cli.arguments.schema_options import SchemaOptions, remove_option, schema_options
+from server.cli.arguments.value_parsers import WholeNumber
 from server.cli.arguments.window_options import since_option, until_option
 from server.cli.client.call_failures import failure_of
 from server.cli.client.definitions import get_definition
@@ -41,16 +42,16 @@ _Call = grpc.aio.UnaryStreamCall[pb.BacktestSchemaRequest, pb.BacktestSchemaResp
 @remove_option
 @option(
     "--revision",
-    type=click.IntRange(min=1, max=2**31 - 1),
+    type=WholeNumber(min=1, max=2**31 - 1),
     metavar="N",
     help="Compare with this revision; the latest by default.",
 )
 @since_option
 @until_option
-@option("--max-events", type=click.IntRange(min=1, max=2**63 - 1), metavar="N", help="Only the newest N events.")
+@option("--max-events", type=WholeNumber(min=1, max=2**63 - 1), metavar="N", help="Only the newest N events.")
 @option(
     "--samples",
-    type=click.IntRange(1, 100),
+    type=WholeNumber(1, 100),
     metavar="N",
     default=10,
     show_default=True,

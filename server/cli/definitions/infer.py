@@ -17,6 +17,7 @@ from server.cli.arguments.enums import (
     enum_option,
 )
 from server.cli.arguments.options import option
+from server.cli.arguments.value_parsers import WholeNumber
 from server.cli.client.session import client_command
 from server.cli.definitions.export import write_files
 from server.cli.output.quantities import quantity
@@ -42,7 +43,7 @@ MAX_SAMPLE = 10_000
 @option(
     "--sample",
     "sample_size",
-    type=click.IntRange(min=1, max=MAX_SAMPLE),
+    type=WholeNumber(min=1, max=MAX_SAMPLE),
     metavar="N",
     default=1_000,
     show_default=True,
