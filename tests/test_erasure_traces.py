@@ -55,8 +55,8 @@ COLUMNS: Final = {
         "project_id": GENERATED,
         "key_id": GENERATED,
         "api": GENERATED,
-        # Given by the caller, to find a call again.
-        "request_id": CONFIGURED,
+        # Given by the caller, to find a call again; stored without the addresses that the mask knows.
+        "request_id": ERASED,
         "action": GENERATED,
         "resource_type": GENERATED,
         "resource_id": GENERATED,
@@ -293,3 +293,23 @@ async def test_sqlite_overwrites_what_an_erasure_deletes(store: Store) -> None:
     with closing(sqlite3.connect(store.path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert PERSON.encode() not in store.path.read_bytes()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["contact", "address"])
+async def test_an_erasure_finds_an_address_in_request_ids_that_were_stored_unmasked(store: Store, known: bool) -> None:
+    async with serving(store.url) as running:
+        service = running.by_requests()
+        client = await service.project(unknown_contacts=ON_MATCH)
+        await client.define("note", ANYTHING)
+        await client.upsert("bob@example.com")
+        if known:
+            await client.upsert(PERSON)
+        await client.send(event({}, name="note", email=PERSON))
+        unmasked = f"UPDATE audit_entry SET request_id = 'for-{PERSON.upper()}'"  # noqa: S608
+        await store.execute(f"{unmasked} WHERE action <> 'UpsertContact' AND project_id <> ''")
+        await store.execute("UPDATE audit_entry SET request_id = 'of another' WHERE action = 'UpsertContact'")
+        assert "audit_entry.request_id" in await columns_with(store, PERSON)
+        await client.contacts.EraseContact(contacts_pb2.EraseContactRequest(email=PERSON))
+        assert await columns_with(store, PERSON) == set()
+        left = [row for row in await store.rows("audit_entry") if "of another" in row]
+        assert len(left) == (2 if known else 1)

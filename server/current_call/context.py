@@ -43,7 +43,7 @@ class CallContext(NamedTuple):
 
     @property
     def stored_id(self) -> str:
-        """The request ID as it is stored, without an address: an erasure does not search request IDs."""
+        """The request ID as it is stored, without an address."""
         return mask(self.request_id)
 
 

@@ -34,8 +34,7 @@ from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.services.quarantine import delete
 from server.services.refused_of_person import refused_of_person
 from server.sharing.current_project import SERVER, work_for
-from server.storage.audit_entries import entries_about, erase_contents
-from server.storage.contacts import contact_ids
+from server.storage.audit_entries import entries_of_person, erase_contents, erase_request_ids
 from server.storage.damaged_text import reading_damaged_text, to_valid_text
 from server.storage.erasures import (
     READ_EVENTS,
@@ -63,6 +62,7 @@ if TYPE_CHECKING:
     from server.audit.audited_changes import AuditRecorder
     from server.logs.outages import Outages
     from server.services.contacts import ContactRef
+    from server.storage.audit_entries import EntriesOfPerson
     from server.storage.database import Database
     from server.storage.erasures import PendingErasure, Person
 
@@ -244,15 +244,15 @@ class Erasures:
         return erased
 
     async def _erase_entries(self, erasure: PendingErasure) -> None:
-        """Erase what the audit log has of the contact: the names of its properties."""
-        named = await self._database.read(partial(_contact_of, erasure))
-        after, more = "", named is not None
+        """Erase what the audit log has of the contact: the names of its properties, and the address in request IDs."""
+        project_id, contact_id = await self._database.read(partial(_contact_of, erasure))
+        after, more = "", True
         while more:
-            assert named is not None
-            found, after = await self._database.read(partial(_entries, named, after))
-            for some in chunks(found, PORTION_ROWS):
-                await self._write(partial(_erase_contents, some))
-            more = after != ""
+            found = await self._database.read(partial(_entries, project_id, contact_id, erasure.email, after))
+            for erase, ids in ((erase_contents, found.about), (erase_request_ids, found.addressed)):
+                for some in chunks(ids, PORTION_ROWS):
+                    await self._write(partial(_overwrite, erase, some))
+            after, more = found.last, found.last != ""
 
     async def _erase_refused(self, erasure: PendingErasure) -> int:
         """Delete the refused events that name the person, have the address anywhere, or are damaged and might."""
@@ -306,20 +306,19 @@ def _erase_events(erasure: PendingErasure, positions: Sequence[int], connection:
     return erase_events_to(connection, erasure, positions, now_micros())
 
 
-def _contact_of(erasure: PendingErasure, connection: Connection) -> tuple[str, str] | None:
-    """Return the ids of the project and of the contact, None if there is no contact."""
-    if not erasure.contact_key:
-        return None
+def _contact_of(erasure: PendingErasure, connection: Connection) -> tuple[str, str]:
+    """Return the ids of the project and of the contact, which is empty if there is none."""
     project_id = project_by_pk(connection, erasure.project_pk).id
-    return project_id, contact_ids(connection, [erasure.contact_key])[erasure.contact_key]
+    return project_id, contact_id_of(connection, erasure.contact_key)
 
 
-def _entries(named: tuple[str, str], after: str, connection: Connection) -> tuple[list[str], str]:
-    project_id, contact_id = named
+def _entries(project_id: str, contact_id: str, email: str, after: str, connection: Connection) -> EntriesOfPerson:
     with reading_damaged_text(connection):
-        return entries_about(connection, project_id, "contact", contact_id, after)
+        return entries_of_person(connection, project_id, contact_id, email, after)
 
 
-def _erase_contents(entry_ids: Sequence[str], connection: Connection) -> None:
+def _overwrite(
+    erase: Callable[[Connection, Sequence[str]], None], entry_ids: Sequence[str], connection: Connection
+) -> None:
     with overwriting(connection):
-        erase_contents(connection, entry_ids)
+        erase(connection, entry_ids)

@@ -13,7 +13,8 @@ from registry.bounded_pages import EXAMINED_ROWS, last_examined_key
 from registry.text_columns import after_damaged, as_text
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.model import AuditEntry
-from server.storage.damaged_text import bound_text
+from server.storage.address_search import AddressSearch
+from server.storage.damaged_text import bound_text, to_text
 from server.storage.tables import audit_entry, server_setting
 
 if TYPE_CHECKING:
@@ -107,22 +108,33 @@ def delete_entries(connection: Connection, before: int, limit: int) -> int:
     return connection.execute(audit_entry.delete().where(_entry.id.in_(oldest))).rowcount
 
 
-def entries_about(
-    connection: Connection, project_id: str, resource_type: str, resource_id: str, after_id: str = ""
-) -> tuple[list[str], str]:
-    """Return the ids of entries about a resource, among the next EXAMINED_ROWS of the project after an id.
+@dataclass(frozen=True, slots=True)
+class EntriesOfPerson:
+    """The ids of entries about a contact, and of those whose request ID has its address; `last` was examined last."""
 
-    Also return the id after which to continue, empty at the end.
+    about: list[str]
+    addressed: list[str]
+    last: str
+
+
+def entries_of_person(
+    connection: Connection, project_id: str, contact_id: str, email: str, after_id: str = ""
+) -> EntriesOfPerson:
+    """Return entries of a person, among the next EXAMINED_ROWS of the project after an id; `last` is empty at the end.
+
+    Request IDs have been stored without addresses since they are masked, but for those that the mask does not know.
     """
-    own = sa.select(_entry.id, _entry.resource_type, _entry.resource_id)
+    own = sa.select(_entry.id, _entry.resource_type, _entry.resource_id, _entry.request_id)
     own = (
         own.where(_entry.project_id == project_id, _entry.id > bound_text(after_id))
         .order_by(_entry.id)
         .limit(EXAMINED_ROWS)
     )
     rows = connection.execute(own).all()
-    found = [row.id for row in rows if (row.resource_type, row.resource_id) == (resource_type, resource_id)]
-    return found, rows[-1].id if len(rows) == EXAMINED_ROWS else ""
+    about = [row.id for row in rows if contact_id and (row.resource_type, row.resource_id) == ("contact", contact_id)]
+    search = AddressSearch(email)
+    addressed = [row.id for row in rows if search.found_in(to_text(row.request_id))]
+    return EntriesOfPerson(about, addressed, rows[-1].id if len(rows) == EXAMINED_ROWS else "")
 
 
 def erase_contents(connection: Connection, entry_ids: Sequence[str]) -> None:
@@ -131,6 +143,12 @@ def erase_contents(connection: Connection, entry_ids: Sequence[str]) -> None:
     connection.execute(
         audit_entry.update().where(_entry.id.in_(ids)).values(before_json="", after_json="", omitted="[]")
     )
+
+
+def erase_request_ids(connection: Connection, entry_ids: Sequence[str]) -> None:
+    """Erase the request IDs of entries."""
+    ids = [bound_text(entry_id) for entry_id in entry_ids]
+    connection.execute(audit_entry.update().where(_entry.id.in_(ids)).values(request_id=""))
 
 
 def stored_settings(connection: Connection) -> dict[str, str]:
