@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 from grpc import StatusCode
 
+from automation.errors import SubscriptionNotFound
 from automation.tables import metadata as automation_metadata
 from registry.tables import metadata as registry_metadata
 from server.auth.access import Access
@@ -18,6 +19,7 @@ from server.background import project_deletion, run_timeouts
 from server.background.each_project import try_each_project
 from server.background.match_retention import MatchRetention
 from server.background.run_timeouts import RunTimeouts
+from server.delivery.deliveries import Deliveries
 from server.ingest import refusal_log
 from server.logs.outages import Outages
 from server.model import Rules
@@ -185,6 +187,34 @@ async def test_a_stream_that_answers_before_it_is_ended_says_that_its_project_is
     await deletion(service, await project_of(service, shop))
     await stream.write(sent)
     assert await verdict(stream.read()) == (StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
+
+
+async def test_a_pull_that_misses_its_subscription_first_says_that_its_project_is_gone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone, waiting = asyncio.Event(), asyncio.Event()
+
+    async def found_no_more(*_: object) -> None:
+        waiting.set()
+        await gone.wait()
+        raise SubscriptionNotFound("engine")
+
+    async def nothing_is_found(_: Access) -> None:
+        """The call finds out by itself."""
+
+    shop = await filled(service)
+    monkeypatch.setattr(Deliveries, "pull", found_no_more)
+    monkeypatch.setattr(Access, "_recheck_suspects", nothing_is_found)
+    pulling = asyncio.create_task(verdict(pull(shop, wait=20)))
+    await waiting.wait()
+    await deletion(service, await project_of(service, shop))
+    gone.set()
+    assert await pulling == (StatusCode.NOT_FOUND, "PROJECT_NOT_FOUND")
+
+
+async def test_a_pull_of_no_subscription_says_that_its_subscription_is_missing(service: Service) -> None:
+    shop = await service.shop()
+    assert await verdict(pull(shop, name="missing")) == (StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")
 
 
 async def test_work_on_a_project_fails_unless_that_is_deleted(database: Database) -> None:

@@ -158,6 +158,9 @@ class Calls:
         watched = self._access.watch(transport.credentials()[0], caller, partial(self._calls.end, task))
         try:
             return await method.call(request, caller)
+        except SignalboxError as error:
+            await self._expect_project_of(error, caller)
+            raise
         finally:
             self._access.unwatch(watched)
 
@@ -216,7 +219,11 @@ class Calls:
             record.series.count_stream(1)
             watched = self._access.watch(transport.credentials()[0], caller, partial(self._calls.end, task))
             stream = _Stream(self, transport, scope, task, caller, watched)
-            await serve(stream)
+            try:
+                await serve(stream)
+            except SignalboxError as error:
+                await self._expect_project_of(error, caller)
+                raise
         except asyncio.CancelledError:
             code, reason = self._end_of(task)
             await self._last_word(self._fail_ended(transport, task))
@@ -378,6 +385,11 @@ class Calls:
         caller = await self._access.authenticate(*transport.credentials())
         caller.authorize(scope)
         return caller
+
+    async def _expect_project_of(self, error: SignalboxError, caller: Caller) -> None:
+        """Raise ProjectNotFound if something was missing because the project was deleted while the call waited."""
+        if code_of(error).name == "NOT_FOUND":
+            await self._access.expect_project(caller)
 
     async def authenticate_again(self, transport: Transport, scope: str, before: Caller) -> None:
         """Check that a call has a caller still. Raise AccessError, ProjectNotFound and TooManyKeyLookups."""
