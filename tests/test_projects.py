@@ -256,6 +256,19 @@ async def test_revoking_a_key_leaves_the_others(service: Service) -> None:
     await client.send()
 
 
+async def test_the_admin_key_is_the_secret_of_no_other_key(service: Service) -> None:
+    await create(service, "shop")
+    again = create_key(service, "shop", secret=ADMIN_KEY, scopes=["events:read"])
+    assert await verdict(again) == (StatusCode.ALREADY_EXISTS, "SECRET_IN_USE")
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[2J", " ", "x" * 256])
+async def test_the_name_of_a_key_is_one_line_as_other_names_are(service: Service, name: str) -> None:
+    await create(service, "shop")
+    refused = await refusal(create_key(service, "shop", name=name))
+    assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+
 async def test_a_revoked_secret_is_not_given_out_again(service: Service) -> None:
     await create(service, "shop")
     answer = await create_key(service, "shop", secret="a-secret-to-revoke")

@@ -184,6 +184,10 @@ class Access:
         """Forget a stream that is closed."""
         self._streams.discard(stream)
 
+    def is_admin_key(self, secret: str) -> bool:
+        """Return whether a secret is the admin key."""
+        return hmac.compare_digest(digest_of(secret), self._admin_digest)
+
     def take_used(self) -> set[str]:
         """Return the IDs of the keys that were used since the last call."""
         used, self._used = self._used, set()

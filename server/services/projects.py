@@ -12,7 +12,7 @@ from uuid_utils import uuid7
 from registry.names import name_problem
 from registry.timestamps import now_micros
 from server.auth.access import digest_of
-from server.errors import InvalidArgument, KeyInvalid, KeyNotActive, ProjectNotFound
+from server.errors import InvalidArgument, KeyInvalid, KeyNotActive, ProjectNotFound, SecretInUse
 from server.model import UNLIMITED, ApiKey, Dialect, Project, Quota, Rules, Scope
 from server.storage import project_deletion
 from server.storage import projects as store
@@ -153,6 +153,9 @@ class Projects:
         """
         if secret:
             _check_secret(secret)
+            if self._access.is_admin_key(secret):
+                # Whoever has it is the admin, whatever the scopes of this key.
+                raise SecretInUse
         granted = _scopes(scopes or (Scope.ALL,))
         _check_description(description)
         _check_key_name(name)
@@ -291,9 +294,8 @@ def _check_description(description: str) -> None:
 
 
 def _check_key_name(name: str) -> None:
-    if len(name) > MAX_DESCRIPTION:
-        message = f"The name must be at most {MAX_DESCRIPTION} characters long"
-        raise InvalidArgument.at("name", "INVALID_ARGUMENT", message)
+    if name and (problem := name_problem(name)):
+        raise InvalidArgument.at("name", "INVALID_ARGUMENT", f"The name {problem}")
 
 
 def _check_expiry(expires_at: int | None) -> None:
