@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bench import delivery, ingest, peers
 from bench.automations import MANY_AUTOMATIONS
 from bench.harness import Group, main, rate
+from bench.lists import LISTS
 from bench.pushes import PUSHES
 from bench.results import RESULTS, Ratio
 from bench.subjects import signalbox
@@ -41,7 +42,7 @@ DURABLE_SENDS = Group(
     lambda: peers.missing(*peers.ALL),
 )
 
-GROUPS = (*ingest.GROUPS, MANY_AUTOMATIONS, *delivery.GROUPS, PUSHES, DURABLE_SENDS)
+GROUPS = (*ingest.GROUPS, MANY_AUTOMATIONS, *delivery.GROUPS, PUSHES, LISTS, DURABLE_SENDS)
 
 if __name__ == "__main__":
     main(__doc__, GROUPS, json_file=RESULTS)

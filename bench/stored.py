@@ -1,9 +1,9 @@
 """A database with 5 million stored events, made once: `python -m bench.stored` makes it now.
 
 The server stores the first 32,000 events with their matches and runs; the others are copies of these rows at later
-positions, with IDs of their own. They are inserted in order with all indexes in place, so that the pages are as full as
-a server would have left them. The database is kept in `SIGNALBOX_BENCH_CACHE` (`~/.cache/signalbox-bench`), under a
-name that changes with the schema.
+positions and times, with IDs of their own. They are inserted in order with all indexes in place, so that the pages are
+as full as a server would have left them. The database is kept in `SIGNALBOX_BENCH_CACHE` (`~/.cache/signalbox-bench`),
+under a name that changes with the schema.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from registry.log_ids import position_of
 
 STORED = 5_000_000
 MATCHES = EVENTS // MATCHING_EVERY
+SPAN_MICROSECONDS = 3_200_000
+"""The time from one copy to the next: 10,000 events a second."""
 
 
 def stored_events(folder: Path, count: int = STORED) -> Path:
@@ -46,22 +48,27 @@ def stored_events(folder: Path, count: int = STORED) -> Path:
 def copied() -> dict[str, tuple[dict[str, int], dict[str, int], str]]:
     """Return the tables whose rows are copied.
 
-    For each: the columns that hold a position, and those that hold an ID, with the distance from one copy to the next;
-    and the column by which the rows are ordered.
+    For each: the columns that hold a position or a time, and those that hold an ID, with the distance from one copy to
+    the next; and the column by which the rows are ordered.
     """
     return {
-        "event": ({"position": EVENTS}, {"id": EVENTS}, "position"),
+        "event": ({"position": EVENTS, **_times("received_at", "occurred_at")}, {"id": EVENTS}, "position"),
         "automation_match": (
-            {"position": MATCHES, "run_number": MATCHES, "event_position": EVENTS},
+            {"position": MATCHES, "run_number": MATCHES, "event_position": EVENTS, **_times("matched_at")},
             {"id": MATCHES, "run_id": MATCHES},
             "position",
         ),
         "run": (
-            {"number": MATCHES, "match_position": MATCHES, "event_position": EVENTS},
+            {"number": MATCHES, "match_position": MATCHES, "event_position": EVENTS}
+            | _times("created_at", "updated_at", "finished_at"),
             {"id": MATCHES},
             "number",
         ),
     }
+
+
+def _times(*columns: str) -> dict[str, int]:
+    return dict.fromkeys(columns, SPAN_MICROSECONDS)
 
 
 def cache() -> Path:
@@ -80,6 +87,10 @@ def grow(database: Path, count: int) -> None:
     connection.execute("PRAGMA cache_size = -1000000")
     ranges = {table: _range(connection, table) for table in copied()}
     copies = max(0, -(-count // EVENTS) - 1)
+    for table, (columns, _, _) in copied().items():
+        # So that the last copy has the times of now.
+        earlier = (f"{name} = {name} - {copies * SPAN_MICROSECONDS}" for name in columns if name.endswith("_at"))
+        connection.execute(f"UPDATE {table} SET {', '.join(earlier)}")
     for number in range(1, copies + 1):
         progress(f"{number} of {copies} copies of {EVENTS:,} events")
         connection.execute("BEGIN")
@@ -115,11 +126,11 @@ def _range(connection: sqlite3.Connection, table: str) -> tuple[int, int]:
 
 
 def _copy(connection: sqlite3.Connection, table: str, number: int, first: int, last: int) -> None:
-    positions, ids, order = copied()[table]
+    moved, ids, order = copied()[table]
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
     terms = [
-        f"{name} + {positions[name] * number}"
-        if name in positions
+        f"{name} + {moved[name] * number}"
+        if name in moved
         else f"later_id({name}, {ids[name] * number})"
         if name in ids
         else name
@@ -137,7 +148,8 @@ def _schema(database: Path) -> str:
     connection = sqlite3.connect(database)
     statements = [row[0] or "" for row in connection.execute("SELECT sql FROM sqlite_master ORDER BY name")]
     connection.close()
-    return hashlib.sha256("\n".join([*statements, str(CONTACTS), str(EVENTS)]).encode()).hexdigest()[:12]
+    numbers = [str(number) for number in (CONTACTS, EVENTS, SPAN_MICROSECONDS)]
+    return hashlib.sha256("\n".join([*statements, *numbers]).encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
-from bench import check, data, harness, peers, stored
+from bench import check, data, harness, lists, peers, stored
 from bench.data import (
     BATCH,
     CONTACTS,
@@ -97,6 +98,17 @@ def test_matches_are_consumed_and_watched_while_events_are_sent(subject: Signalb
         streams.await_position(subject.heads().matches)
     assert cpu_seconds(subject.process) > 0
     assert resident(subject.process) > 1e6
+
+
+def test_every_page_of_a_list_and_every_explanation_is_measured(
+    subject: Signalbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lists, "CALLS", 1)
+    subject.run_load("batches", SECONDS)
+    with subject.subscription(lists.SUBSCRIPTION), grpc.insecure_channel(subject.grpc) as channel:
+        measured = lists.measured(channel)
+        assert all(call.slowest() > 0 for call in measured.values())
+    assert {ratio.subject for ratio in lists.LISTS.ratios} == set(measured)
 
 
 def test_the_bare_loop_stores_the_same_events(subject: Signalbox, folder: Path) -> None:
