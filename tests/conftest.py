@@ -73,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
         forker.share()
         config.option.tx = [forker.worker()] * len(config.option.tx)
     gc.disable()
+    gc.freeze()
 
 
 def has_room(folder: str) -> bool:

@@ -38,15 +38,18 @@ START_SECONDS = 60
 IMPORTED_OF_RELEASES = ("server.app", "server.storage.sqlite", "server.storage.postgresql", "asyncpg")
 """What processes of every release have in common; each imports the rest by itself."""
 IMPORTED_OF_WORKERS = (
-    "httpx", "jsonschema_rs", "opentelemetry.sdk.trace", "pytest", "resend", "tests.support.neighbour", "uvloop",
+    "httpx", "jsonschema_rs", "opentelemetry.sdk.trace", "pytest", "resend", "server.delivery.push.http_client",
+    "tests.support.neighbour", "uvloop",
 )  # fmt: skip
-"""What workers import besides what commands do. Not Hypothesis: pytest must be able to rewrite its asserts."""
+"""What workers import besides commands, and servers late. Pytest rewrites the asserts of Hypothesis: it is not here."""
 SHARED = "TESTS_FORKER"
 """The variable that leads a forked process to the process that it was forked from, to have others forked, too."""
 
 _SCRIPT = """\
 #!{python} -IS
-import json, os, socket, sys
+import json, os, signal, socket, sys
+if {module!r}:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The fork heeds it.
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
 call = dict(program=sys.argv[0], arguments=sys.argv[1:], environment=dict(os.environ), folder=os.getcwd())
@@ -222,6 +225,8 @@ def _stop(process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[
 
 def serve(address: str, modules: Sequence[str]) -> None:
     """Import modules, by default all, and fork a process for each connection, until standard input is closed."""
+    # Ctrl-C is for the forks and for the tests, which close standard input then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Nothing that is imported becomes garbage.
     gc.disable()
     from server.__main__ import main
