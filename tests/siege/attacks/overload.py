@@ -33,7 +33,7 @@ IN_FLIGHT: Final = 2_000
 class Overload(Attack):
     """Measures the capacity with senders that wait for answers, then sends a multiple of it.
 
-    The capacity that counts is measured beside the neighbour and the probe, which take a tenth of it.
+    The capacity that counts is measured beside the neighbour and the probe: while others send, commits are short.
     """
 
     what: ClassVar = "SendEvents of 100 events at three times the rate that 32 senders reach"
