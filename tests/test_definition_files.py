@@ -67,6 +67,31 @@ def faults(folder: Path, text: str | bytes) -> list[str]:
     return [line.replace(f"{folder}/", "") for line in lines]
 
 
+MANY_FAULTS = """\
+definitions:
+  a:
+    compatibility: sometimes
+    unknown_properties: maybe
+    coercion: soft
+    event_retention: 5 weeks
+    properties:
+      x: String
+      y: {type: nothing, description: 5}
+      z: {required: true}
+      w: {type: string, required: yes}
+      v: {type: object, properties: {inner: text}}
+  b: {propertys: {}, compat: none}
+"""
+
+
+def test_every_error_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
+    lines = [line.split(": ")[0] for line in faults(tmp_path, MANY_FAULTS)]
+    assert lines == [
+        "x.yaml:3:20", "x.yaml:4:25", "x.yaml:5:15", "x.yaml:6:22", "x.yaml:8:10", "x.yaml:9:17", "x.yaml:10:7",
+        "x.yaml:11:35", "x.yaml:12:45", "x.yaml:13:7", "x.yaml:13:22",
+    ]  # fmt: skip
+
+
 def test_a_file_says_all_that_a_definition_has(tmp_path: Path) -> None:
     string, number = PropertyType.STRING, PropertyType.NUMBER
     lines = Property(

@@ -34,6 +34,7 @@ from server.cli.definitions.yaml_files import (
     members,
     place_of,
     quoted,
+    read_all,
     sequence,
     text_of,
     word_of,
@@ -103,18 +104,30 @@ def _read_definition(entry: Entry) -> DefinitionDocument:
         raise fault(entry.key, error.message) from None
     fields = members(entry.value, f"definition {quoted(entry.name)}", _DEFINITION)
     places: dict[str, str] = {}
-    schema = Schema(
-        properties=_properties(fields["properties"], "schema", places) if "properties" in fields else (),
-        unknown_properties=UnknownProperties(_word(fields, "unknown_properties", tuple(UnknownProperties), "reject")),
-        coercion=CoercionMode(_word(fields, "coercion", tuple(CoercionMode), "lenient")),
-    )
-    _check(schema, places)
+    properties: tuple[Property, ...] = ()
+    faults = Faults()
+    with faults.gathered():
+        description = _description(fields)
+    with faults.gathered():
+        compatibility = Compatibility(_word(fields, "compatibility", tuple(Compatibility), "none"))
+    with faults.gathered():
+        unknown = UnknownProperties(_word(fields, "unknown_properties", tuple(UnknownProperties), "reject"))
+    with faults.gathered():
+        coercion = CoercionMode(_word(fields, "coercion", tuple(CoercionMode), "lenient"))
+    with faults.gathered():
+        retention = _retention(fields)
+    with faults.gathered():
+        if "properties" in fields:
+            properties = _properties(fields["properties"], "schema", places)
+            _check(Schema(properties=properties), places)
+    faults.raise_all()
+    schema = Schema(properties=properties, unknown_properties=unknown, coercion=coercion)
     return DefinitionDocument(
         name=entry.name,
-        description=_description(fields),
+        description=description,
         schema=schema,
-        compatibility=Compatibility(_word(fields, "compatibility", tuple(Compatibility), "none")),
-        event_retention=_retention(fields),
+        compatibility=compatibility,
+        event_retention=retention,
         place=place_of(entry.key),
     )
 
@@ -131,10 +144,10 @@ def _check(schema: Schema, places: dict[str, str]) -> None:
 
 
 def _properties(node: Node, parent: str, places: dict[str, str]) -> tuple[Property, ...]:
-    return tuple(
-        _property(entry, f"{parent}.properties[{index}]", places)
-        for index, entry in enumerate(mapping(node, "properties"))
-    )
+    def read(numbered: tuple[int, Entry]) -> Property:
+        return _property(numbered[1], f"{parent}.properties[{numbered[0]}]", places)
+
+    return tuple(read_all(read, enumerate(mapping(node, "properties"))))
 
 
 def _property(entry: Entry, path: str, places: dict[str, str]) -> Property:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from yaml import MappingNode, MarkedYAMLError, Node, SafeLoader, ScalarNode, SequenceNode
 from yaml.events import AliasEvent
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from registry.values import JSON
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
 
 MAX_DEPTH: Final = 64
 """More levels than any definition or payload may have."""
@@ -67,10 +70,26 @@ class Faults:
         except Fault as fault:
             self._lines += fault.lines
 
+    def raise_all(self) -> None:
+        """Raise one Fault with the errors that were collected, if there are any."""
+        if self._lines:
+            raise Fault(*self._lines)
+
     def stop(self) -> None:
         """Raise Failure if an error was collected."""
         if self._lines:
             raise failure_of(Fault(*self._lines))
+
+
+def read_all(read: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+    """Return what `read` returns for each item. Raise one Fault with the errors of all."""
+    values: list[Value] = []
+    faults = Faults()
+    for item in items:
+        with faults.gathered():
+            values.append(read(item))
+    faults.raise_all()
+    return values
 
 
 class Entry(NamedTuple):
@@ -164,12 +183,14 @@ def mapping(node: Node, what: str) -> list[Entry]:
 
 def members(node: Node, what: str, known: Sequence[str]) -> dict[str, Node]:
     """Read a mapping whose keys are all in `known`. Raise Fault."""
-    entries = mapping(node, what)
-    for entry in entries:
+
+    def member(entry: Entry) -> tuple[str, Node]:
         if entry.name not in known:
             meant = did_you_mean(entry.name, known) or f"; it may have: {', '.join(known)}"
             raise fault(entry.key, f"{what} has no {quoted(entry.name)}{meant}")
-    return {entry.name: entry.value for entry in entries}
+        return entry.name, entry.value
+
+    return dict(read_all(member, mapping(node, what)))
 
 
 def sequence(node: Node, what: str) -> list[Node]:
