@@ -12,8 +12,6 @@ import pytest
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
-from server.api import tls as tls_files
-from server.api.tls import LOOK_SECONDS
 from server.cli.main import run
 from server.settings import Tls
 from signalbox.v1 import projects_pb2
@@ -103,34 +101,9 @@ async def test_a_renewed_certificate_is_shown_from_the_next_connection_on(
         with capture_logs() as logs:
             assert await reaches(service, transport, old)
             host.renew()
-            await asyncio.sleep(LOOK_SECONDS)
             assert await reaches(service, transport, host.trust())
             assert not await reaches(service, transport, old)
     assert [entry["event"] for entry in logs if "certificate" in entry["event"]] == ["certificate_reloaded"]
-
-
-def test_many_handshakes_look_at_the_files_once(host: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[Tls] = []
-    stamp = Tls.stamp
-
-    def look(tls: Tls) -> tuple[tuple[int, int], ...]:
-        looks.append(tls)
-        return stamp(tls)
-
-    monkeypatch.setattr(Tls, "stamp", look)
-    now = 1_000.0
-    monkeypatch.setattr(tls_files, "monotonic", lambda: now)
-    files = tls_files._Files(Tls(host.certificate, host.key))
-    looks.clear()
-    for _ in range(10):
-        assert files.changed() is None
-    assert len(looks) == 1
-    host.renew()
-    assert files.changed() is None
-    now += LOOK_SECONDS
-    assert files.changed() is not None
-    assert files.changed() is None
-    assert len(looks) == 2
 
 
 @both_transports

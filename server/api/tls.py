@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from math import inf
-from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
 
 if TYPE_CHECKING:
     from server.settings import Tls
-
-LOOK_SECONDS: Final = 0.1
-"""The files are looked at no more often: each look at one gives the interpreter away, and a flood of handshakes would
-wait for it twice more each time, as would all calls."""
 
 log = structlog.get_logger()
 
@@ -30,12 +24,9 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
 
 
 class _Files:
-    """The files, as threads of the library ask for them: once for each handshake, and each time for the interpreter."""
-
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
         self._seen = self._tls.stamp()
-        self._looked = -inf
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         tls = self._tls
@@ -46,10 +37,6 @@ class _Files:
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the new configuration, or None if no file has changed or one cannot be read."""
-        now = monotonic()
-        if now < self._looked + LOOK_SECONDS:
-            return None
-        self._looked = now
         try:
             stamp = self._tls.stamp()
             if stamp == self._seen:
