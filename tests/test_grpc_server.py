@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from server.rpc.calls import Calls
 from server.rpc.open_calls import OpenCalls
 from server.storage.projects import insert_project
 from signalbox.v1 import event_ingest_pb2 as pb
+from signalbox.v1 import match_stream_pb2
 from tests.support.contract import METHODS, SERVICES, met
 from tests.support.messages import orders
 from tests.support.refusals import refusal, verdict
@@ -257,3 +259,33 @@ async def test_a_stream_that_ends_while_its_first_response_is_sent_has_its_statu
     context.sent.set()
     await failing
     assert context.done == ["first", "UNAVAILABLE"]
+
+
+@on_sqlite
+async def test_failed_streams_leave_nothing_to_the_garbage_collection(service: Service) -> None:
+    shop = await service.shop()
+
+    async def fail() -> None:
+        stream = shop.matches.ConsumeMatches()
+        await stream.write(
+            match_stream_pb2.ConsumeMatchesRequest(open=match_stream_pb2.OpenConsumer(subscription="missing"))
+        )
+        assert await verdict(stream.read()) == (StatusCode.NOT_FOUND, "SUBSCRIPTION_NOT_FOUND")
+        watch = shop.matches.WatchMatches(
+            match_stream_pb2.WatchMatchesRequest(start=match_stream_pb2.StartPoint(after_position=9))
+        )
+        assert (await verdict(watch.read()))[0] is StatusCode.OUT_OF_RANGE
+
+    def calls() -> int:
+        return sum(isinstance(each, _GrpcCall) for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await fail()
+        async with asyncio.timeout(5):
+            while calls():  # noqa: ASYNC110 - a handler ends without a word
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()

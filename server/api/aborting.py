@@ -25,7 +25,7 @@ async def abort(
 async def abort_at_return(
     context: grpc.aio.ServicerContext[Any, Any], error: Exception, metadata: tuple[tuple[str, str], ...] = ()
 ) -> None:
-    """End a call with one response as `abort` does, but raise nothing: its handler returns without a response.
+    """End a call as `abort` does, but raise nothing: its handler returns, without a response if it has one.
 
     The library raises the AbortError again then. Ours refers to the frames of the handler, which lead back to it: 46
     objects of each refused event were left to the garbage collection, which stopped the server for 50 ms after 5,000 of

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 
-from server.api.aborting import abort, abort_at_return
+from server.api.aborting import abort_at_return
 from server.current_call.context import GRPC, REQUEST_ID, begin_call
 from server.errors import KeyInvalid
 from server.process.futures import mark_retrieved
@@ -94,14 +94,11 @@ class _GrpcCall:
         """Leave it to the library, which ends a call when its handler returns."""
 
     async def fail(self, error: Exception) -> None:
-        """End the call with the status of an error. Raise AbortError if it has a stream of responses."""
-        if self._task is None:
-            if self._first is not None and not self._first.done():
-                # Until they are sent, the library would send the headers again, and fail.
-                await asyncio.wait({self._first}, timeout=FIRST_SECONDS)
-            await abort(self._context, error, self._metadata)
-        else:
-            await abort_at_return(self._context, error, self._metadata)
+        """End the call with the status of an error, once its handler returns."""
+        if self._first is not None and not self._first.done():
+            # Until they are sent, the library would send the headers again, and fail.
+            await asyncio.wait({self._first}, timeout=FIRST_SECONDS)
+        await abort_at_return(self._context, error, self._metadata)
 
 
 def method_handlers(
