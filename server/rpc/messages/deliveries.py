@@ -23,7 +23,7 @@ from server.errors import InvalidArgument, InvalidConsumer
 from server.rpc.messages.enums import DELIVERY_OUTCOME, NACK_ACTION
 from server.rpc.messages.matches import write_loaded
 from server.rpc.messages.subscriptions import write_subscription
-from server.rpc.messages.times import duration, read_duration, write_timestamp
+from server.rpc.messages.times import duration, read_duration, timestamp, write_timestamp
 from server.rpc.messages.watches import read_heartbeat_seconds
 from server.storage.clock import database_now
 from signalbox.v1 import match_stream_pb2 as pb
@@ -169,6 +169,7 @@ def write_consumer_response(response: ConsumerResponse) -> pb.ConsumeMatchesResp
 def write_deliveries(batch: DeliveryBatch, into: pb.DeliveryBatch | pb.PullMatchesResponse) -> None:
     """Write deliveries just before they are sent. Those that cannot be written are added to `batch.unwritable`."""
     now = database_now()
+    expires_at: int | None = None
     for delivery, loaded in batch.deliveries:
         message = into.deliveries.add()
         try:
@@ -180,8 +181,11 @@ def write_deliveries(batch: DeliveryBatch, into: pb.DeliveryBatch | pb.PullMatch
         message.delivery_id = delivery.id
         message.attempt = delivery.attempt
         message.max_attempts = batch.max_attempts
-        message.lease_duration.FromMicroseconds(max(0, delivery.lease_expires_at - now))
-        write_timestamp(delivery.lease_expires_at, message.lease_expires_at)
+        if delivery.lease_expires_at != expires_at:  # most leases of a batch were granted together
+            expires_at = delivery.lease_expires_at
+            lease, end = duration(max(0, expires_at - now)), timestamp(expires_at)
+        message.lease_duration.CopyFrom(lease)
+        message.lease_expires_at.CopyFrom(end)
         if delivery.replayed:
             message.replayed = True
         if delivery.last_failure:

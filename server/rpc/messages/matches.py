@@ -27,7 +27,8 @@ def write_match(match: Match, automation: Automation, event: Event, into: match_
     into.kind = MATCH_KIND.write(match.kind)
     into.automation_id = automation.id
     into.automation_name = automation.name
-    into.labels.update(automation.labels)
+    if automation.labels:
+        into.labels.update(automation.labels)
     into.run_id = match.run_id
     into.contact_id = event.contact_id
     into.contact_deleted = event.contact_deleted

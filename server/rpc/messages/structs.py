@@ -29,6 +29,7 @@ NO_KIND: Final = "is a google.protobuf.Value without a kind; for null, set null_
 """The fault of a Value that a client left empty, often by a misspelled field, to follow its path."""
 
 _EXACT = 2.0**53
+_NESTED = frozenset((dict, list))
 
 # A payload with no more values and characters than these is within every budget.
 _SMALL, _SMALL_TEXT = 100, 8_000
@@ -90,7 +91,12 @@ def read_struct(
 def depth_of(value: Any) -> int:
     """Return how many objects and lists are nested in each other, without empty ones."""
     level, depth = [value], 0
-    while level := [inner for each in level for inner in _members(each)]:
+    while level := [
+        inner
+        for each in level
+        if each.__class__ in _NESTED
+        for inner in (each.values() if each.__class__ is dict else each)
+    ]:
         depth += 1
     return depth
 
@@ -232,12 +238,6 @@ def _branch(value: Value, kind: str | None, path: str, depth: int, pending: list
     into: Any = {} if kind == "struct_value" else []
     pending.append((into, getattr(value, kind), path, depth))
     return into
-
-
-def _members(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def read_number(number: float, parent: str, name: str | int) -> float:
