@@ -97,6 +97,13 @@ def test_what_dev_prints_works_as_it_stands(signalbox: Server) -> None:
         assert "129.99" in done.stdout
 
 
+def test_a_command_with_the_key_of_a_project_makes_no_call_that_is_refused(signalbox: Server) -> None:
+    log = signalbox.folder / "log"
+    before = len(log.read_text())
+    assert signalbox("event", "list", "--key", SECRET).code == 0
+    assert "PERMISSION_DENIED" not in log.read_text()[before:]
+
+
 def test_the_admin_key_is_in_a_file_that_only_its_owner_can_read(signalbox: Server) -> None:
     file = signalbox.folder / "signalbox.db.admin-key"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -107,13 +107,11 @@ class Session:
         return (await self.admin_call(self.projects.GetProject, request)).project.id
 
     async def _only_project(self) -> str:
-        # Only the server knows whether this is the admin key: with any other key, ListProjects fails.
-        try:
-            response = await self.admin_call(self.projects.ListProjects, projects_pb2.ListProjectsRequest())
-        except Failure as failure:
-            if failure.reason == "ADMIN_REQUIRED":
-                return ""
-            raise
+        # Only the server knows whether this is the admin key.
+        caller = await self.admin_call(self.projects.WhoAmI, projects_pb2.WhoAmIRequest())
+        if not caller.admin:
+            return ""
+        response = await self.admin_call(self.projects.ListProjects, projects_pb2.ListProjectsRequest())
         if not response.projects:
             raise Failure("there is no project yet (create one with: signalbox project create NAME)")
         if len(response.projects) > 1:
