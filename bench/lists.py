@@ -47,11 +47,10 @@ PAGE_ALLOWED, EXPLANATION_ALLOWED = "20 ms", "10 ms"
 
 @dataclass(frozen=True)
 class Measured:
-    """A method, its requests, and the time that is allowed for each."""
+    """A method and its requests."""
 
     method: Callable[..., Any]
     requests: Sequence[Message]
-    allowed: str = PAGE_ALLOWED
 
     def slowest(self) -> float:
         """Return the longest time of a call, in milliseconds."""
@@ -125,7 +124,6 @@ def measured(channel: grpc.Channel) -> dict[str, Measured]:
         "ExplainEvent": Measured(
             automations.ExplainEvent,
             [automations_pb2.ExplainEventRequest(event_id=each) for each in (newest.id, matched)],
-            EXPLANATION_ALLOWED,
         ),
     }
 
