@@ -10,7 +10,7 @@ import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 import pytest
@@ -20,6 +20,7 @@ from automation.subscriptions.push_url import normal_url
 from server.delivery.push import resolver
 from server.delivery.push.client import PushClient
 from server.delivery.push.connector import RESPONSE_BYTES
+from server.delivery.push.http_client import BODY_SECONDS
 from server.delivery.push.networks import PushNetworks
 from server.delivery.push.resolver import Resolver
 from server.delivery.push.responses import PushFailed
@@ -445,6 +446,61 @@ async def test_the_status_counts_however_much_follows(framing: str, flood: bytes
     head = f"HTTP/1.1 200 OK\r\n{framing}".encode()
     async with flooding(head, flood) as url, pushing(Names([]), "127.0.0.0/8") as client:
         assert await post(client, url) == 200
+
+
+WRONG_AFTER_THE_HEAD: Final = {
+    "bytes beyond the length": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok, and more",
+    "a body where there is none": b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nok",
+    "a body of 204": b"HTTP/1.1 204 No Content\r\n\r\nok",
+    "a body of 204 with its length": b"HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\nok",
+    "chunks of 204": b"HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    "a body of 304": b"HTTP/1.1 304 Not Modified\r\n\r\nok",
+    "a wrong chunk": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nok\r\n",
+    "a wrong chunk after another": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\nno\r\n",
+    "bytes after the last chunk": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nok",
+    "lines without CR": b"HTTP/1.1 200 OK\ncontent-length: 0\n\nok",
+    "an interim response": INTERIM[0] + b"HTTP/1.1 429 Slow\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\nslow",
+    "a second response": answer(200) + answer(500),
+}
+
+
+@pytest.mark.parametrize("wrong", sorted(WRONG_AFTER_THE_HEAD))
+async def test_the_status_counts_whatever_follows_and_however_it_is_split(wrong: str) -> None:
+    response = WRONG_AFTER_THE_HEAD[wrong]
+    status = int(response.removeprefix(INTERIM[0]).split()[1])
+    splits = [[response], *([response[:at], response[at:]] for at in range(1, len(response)))]
+    closed = asyncio.Event()
+
+    async def answer_in_parts(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        for part in splits[-1]:
+            writer.write(part)
+            await asyncio.sleep(0.001)
+        writer.close()
+        closed.set()
+
+    server = await asyncio.start_server(answer_in_parts, "127.0.0.1", 0)
+    async with server, pushing(Names([]), "127.0.0.0/8") as client:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        while splits:
+            assert await post(client, url) == status, splits[-1]
+            await closed.wait()
+            closed.clear()
+            splits.pop()
+
+
+async def test_a_body_that_cannot_be_parsed_is_not_waited_for() -> None:
+    wrong = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nok\r\n"
+    async with flooding(wrong, b"a") as url, pushing(Names([]), "127.0.0.0/8") as client:
+        began = asyncio.get_running_loop().time()
+        assert await post(client, url) == 200
+        assert asyncio.get_running_loop().time() - began < BODY_SECONDS
+
+
+async def test_a_long_header_is_no_failure() -> None:
+    async with receiving() as receiver, pushing(Names([]), "127.0.0.0/8") as client:
+        receiver.always(answer(200, content_security_policy="a" * (RESPONSE_BYTES - 200)))
+        assert await post(client, receiver.url) == 200
 
 
 @pytest.mark.parametrize("interim", INTERIM)

@@ -154,6 +154,8 @@ class HttpClient:
                 skip_auto_headers=("Accept-Encoding",),
                 auto_decompress=False,
                 read_bufsize=BODY_BYTES,
+                max_line_size=RESPONSE_BYTES,
+                max_field_size=RESPONSE_BYTES,
                 timeout=aiohttp.ClientTimeout(total=None),
             )
         return self._session
