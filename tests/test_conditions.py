@@ -132,6 +132,28 @@ def test_an_error_has_its_line_and_column(text: str, line: int, column: int, rea
     assert (error.line, error.column, error.reason) == (line, column, reason)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("properties.a = 1", "= is not expected here; equality is written =="),
+        ("properties.a === 1", "= is not expected here; equality is written =="),
+        ("properties.a <> 1", "> is not expected here; inequality is written !="),
+        ("properties.a<>1", "> is not expected here; inequality is written !="),
+        ("properties.a < > 1", "> is not expected here; inequality is written !="),
+        ("properties.a AND true", "AND is not expected here; and is written &&"),
+        ("true | false", "| is not expected here; or is written ||"),
+        ("not properties.a", "properties is not expected here; not is written !"),
+        ("properties.a not in [1]", "not is not expected here; not is written !"),
+        ("knot properties.a", "properties is not expected here"),
+        ("properties.a.startWith('x')", "There is no method startWith; did you mean startsWith?"),
+        ("properties.a.exist(x, true)", "There is no method exist; did you mean exists?"),
+        ("string(properties.a)", "There is no function string; there are size, timestamp, duration, has"),
+    ],
+)
+def test_an_error_says_what_would_be_right(text: str, hint: str) -> None:
+    assert condition_errors(text)[0].message == hint
+
+
 def test_a_refused_pattern_writes_nothing_to_the_log_of_the_process(capfd: pytest.CaptureFixture[str]) -> None:
     condition_errors("properties.a.matches('(')")
     assert capfd.readouterr() == ("", "")

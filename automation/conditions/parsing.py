@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +29,7 @@ from automation.conditions.nodes import (
     Unary,
     Variable,
 )
-from automation.conditions.resolving import name_errors
+from automation.conditions.resolving import MACROS, name_errors
 from automation.conditions.values import Int
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 MAX_LENGTH: Final = 8192
 MAX_DEPTH: Final = 32
 MAX_ELEMENTS: Final = 1000
-MACROS: Final = frozenset({"exists", "all"})
 
 _CACHED = 1024
 
@@ -97,8 +97,13 @@ _HINTS: Final = {
     "and": "and is written &&",
     "or": "or is written ||",
     "not": "not is written !",
+    "<>": "inequality is written !=",
     "{": "map literals are not supported",
 }
+"""What is right instead of tokens that CEL does not have, in lower case."""
+
+_LAST_TOKEN: Final = re.compile(r"(?:\w+|\S)(?=\s*\Z)")
+_LONGEST_HINTED: Final = 8
 
 
 class Expression(msgspec.Struct, frozen=True):
@@ -142,19 +147,22 @@ def _tree(text: str) -> Node:
     except UnexpectedCharacters as unexpected:
         offset = unexpected.pos_in_stream or 0
         character = text[offset]
-        message = (
-            "The string does not end, or has an undefined escape" if character in "\"'" else _unexpected(character)
-        )
+        if character in "\"'":
+            message = "The string does not end, or has an undefined escape"
+        else:
+            message = _unexpected(text, offset, character)
     except UnexpectedToken as unexpected:
         ended = unexpected.token.type == "$END"
         offset = len(text.rstrip()) if ended else _span(unexpected.token)[0]
-        message = "The condition is incomplete" if ended else _unexpected(str(unexpected.token))
+        message = "The condition is incomplete" if ended else _unexpected(text, offset, str(unexpected.token))
     raise ConditionInvalid([ConditionProblem.at(text, offset, "SYNTAX_ERROR", message)])
 
 
-def _unexpected(text: str) -> str:
-    shown = text if len(text) <= 40 else text[:40] + "…"
-    hint = _HINTS.get(text)
+def _unexpected(text: str, offset: int, token: str) -> str:
+    shown = token if len(token) <= 40 else token[:40] + "…"
+    found = _LAST_TOKEN.search(text, max(0, offset - _LONGEST_HINTED), offset)
+    before = found[0] if found else ""
+    hint = next((_HINTS[each] for each in (token.lower(), before + token, before.lower()) if each in _HINTS), None)
     return f"{shown} is not expected here" + (f"; {hint}" if hint else "")
 
 
@@ -234,14 +242,14 @@ class _Builder(Transformer[Token, Any]):
         return _limited(Index(start=operand.start, end=end, height=_height(operand, key), operand=operand, key=key))
 
     def method(self, receiver: Node, name: Token, arguments: tuple[Node, ...], closed: Token) -> Node:
-        if name in MACROS:
+        if f".{name}" in MACROS:
             return _macro(receiver, name, arguments, closed)
         start, end, parts = receiver.start, _span(closed)[1], (receiver, *arguments)
         return _limited(Call(start=start, end=end, height=_height(*parts), function=f".{name}", arguments=parts))
 
     def function(self, name: Token, arguments: tuple[Node, ...], closed: Token) -> Node:
         start, end = _span(name)[0], _span(closed)[1]
-        if name == "has":
+        if name in MACROS:
             return _limited(_has(start, end, arguments))
         return _limited(Call(start=start, end=end, height=_height(*arguments), function=str(name), arguments=arguments))
 

@@ -42,6 +42,9 @@ FUNCTIONS: Final = {
 }
 """The number of arguments of each function; the receiver of a method is its first argument."""
 
+MACROS: Final = ("has", ".exists", ".all")
+"""What is called like a function or a method, but takes a path, or a name and a condition."""
+
 # The reserved words of CEL.
 _RESERVED = re.compile(
     "as|break|const|continue|else|for|function|if|import|let|loop|namespace|package|return|var|void|while"
@@ -89,7 +92,7 @@ def _call_errors(node: Call) -> Iterator[PlacedError]:
     method = node.function.startswith(".")
     name = node.function.removeprefix(".")
     if expected is None:
-        others = [function.removeprefix(".") for function in FUNCTIONS if function.startswith(".") == method]
+        others = [each.removeprefix(".") for each in (*FUNCTIONS, *MACROS) if each.startswith(".") == method]
         hint = _hint(Suggestions(others).closest(name)) or f"; there are {', '.join(others)}"
         yield node.start, "UNKNOWN_FUNCTION", f"There is no {'method' if method else 'function'} {name}{hint}"
     elif expected != given:
