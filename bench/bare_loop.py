@@ -20,7 +20,7 @@ import msgspec
 from uuid_utils import uuid7
 
 from bench.data import BATCH, read_requests
-from server.storage.sqlite_writer import CHECKPOINT_PAGES, PAGE_BYTES
+from server.storage.sqlite.writer import CHECKPOINT_PAGES, PAGE_BYTES
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:

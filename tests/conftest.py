@@ -23,7 +23,7 @@ from hypothesis import settings
 
 from server.process.runtime import collect_garbage_rarely
 from server.storage import health
-from server.storage.database import open_database
+from server.storage.opening import open_database
 from tests.support.command_line import forker
 from tests.support.laws import examples
 from tests.support.neighbour import Neighbourhood

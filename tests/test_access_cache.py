@@ -12,7 +12,8 @@ from server.auth.access import UNKNOWN_SECONDS, Access, bearer_secret, digest_of
 from server.auth.caller import ADMIN, Caller
 from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
 from server.model import ApiKey, Dialect, Rules, Scope
-from server.storage.projects import insert_key, insert_project
+from server.storage.projects.keys import insert_key
+from server.storage.projects.projects import insert_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from grpc import StatusCode
 from registry.schema import Property, PropertyType, Schema
 from server.auth.caller import Caller
 from server.services.backtests import CHUNK_EVENTS, Backtests, BacktestScope
-from server.storage.database import open_database
+from server.storage.opening import open_database
 from signalbox.v1 import event_definitions_pb2 as pb
 from signalbox.v1 import projects_pb2
 from tests.support.command_line import command

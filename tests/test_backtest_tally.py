@@ -11,7 +11,7 @@ from registry.coercion import compile_schema
 from registry.schema import Property, PropertyType, Schema
 from server.services import backtests
 from server.services.backtests import Outcome, _Tally
-from server.storage.event_history import RecordedPayload
+from server.storage.events.history import RecordedPayload
 
 NUMBER, STRING = PropertyType.NUMBER, PropertyType.STRING
 REJECTED, ACCEPTED, DIFFERENT = Outcome

@@ -20,8 +20,9 @@ import pytest_asyncio
 from server.cli.errors import Failure
 from server.cli.main import run
 from server.cli.startup_errors import clear_start_failures
-from server.storage.backups import BackupError, back_up_sqlite, restore_sqlite
+from server.storage.backup_files import BackupError
 from server.storage.migrations import names
+from server.storage.sqlite.backups import back_up_sqlite, restore_sqlite
 from tests.support.command_line import Server, command, serving
 from tests.support.messages import orders
 from tests.support.postgres import find_binaries

@@ -19,7 +19,7 @@ from server.bridge.system_pages import SystemPages
 from server.http.errors import RateLimited
 from server.metrics import Metrics
 from server.model import Dialect
-from server.storage.database import open_database
+from server.storage.opening import open_database
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.bridge import ID, TEXT, UNSENT, Caller, calling, http_client
 from tests.support.messages import ADA, ORDER

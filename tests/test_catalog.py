@@ -19,7 +19,8 @@ from server.ingest.catalog import Catalog
 from server.model import NameCase, Rules, UndefinedEvents, UnknownContacts
 from server.services.automations import Automations
 from server.services.definitions import Definitions
-from server.storage.projects import catalog_versions, insert_project
+from server.storage.projects.heads import catalog_versions
+from server.storage.projects.projects import insert_project
 from tests.support.plans import plans
 
 if TYPE_CHECKING:

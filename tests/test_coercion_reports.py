@@ -13,7 +13,7 @@ from registry.json_values import EVENT_BUDGET, payload_violation
 from registry.schema import Property, PropertyType, Schema, UnknownProperties
 from server.errors import InvalidArgument
 from server.rpc.messages.structs import read_struct
-from server.storage.event_history import RecordedPayload
+from server.storage.events.history import RecordedPayload
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
 from tests.support.messages import ANYTHING, event
 

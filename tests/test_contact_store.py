@@ -12,7 +12,7 @@ from registry.errors import EtagMismatch, RowUnreadable
 from server.errors import ContactNotFound
 from server.model import Contact, Rules, UndefinedEvents, UnknownContacts
 from server.storage import contacts as store
-from server.storage.projects import insert_project
+from server.storage.projects.projects import insert_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.storage import refused_event_search
 from server.storage.address_search import AddressSearch
+from server.storage.quarantine import search as refused_event_search
 from signalbox.v1 import contacts_pb2, projects_pb2
 from signalbox.v1 import refusals_pb2 as pb
 from tests.support.automations import automate

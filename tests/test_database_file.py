@@ -12,8 +12,8 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from server.errors import StorageBusy, StorageReplaced
-from server.storage import sqlite
-from server.storage.database import open_database
+from server.storage.opening import open_database
+from server.storage.sqlite import database as sqlite
 from tests.support.bridge import http_client
 from tests.support.process import server_process
 from tests.support.refusals import refusal

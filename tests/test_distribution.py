@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from server.cli.main import run
-from server.storage.database import open_database
+from server.storage.opening import open_database
 from server.version import DISTRIBUTION, version
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from registry.personal import keep_not_personal
 from registry.schema import Property, PropertyType
 from server.services import erasures
 from server.storage import paced_writes
-from server.storage.sealing import seal_fingerprint, seal_key
+from server.storage.erasures.sealing import seal_fingerprint, seal_key
 from signalbox.v1 import automations_pb2, contacts_pb2, event_definitions_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate, await_event, complete, get_run, matches_of, started
 from tests.support.consumers import (

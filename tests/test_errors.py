@@ -30,7 +30,7 @@ from server.rpc.messages.enums import DIRECTION
 from server.rpc.open_calls import OpenCalls
 from server.rpc.rich_status import DOMAIN, rich_status
 from server.status import CODES
-from server.storage.projects import insert_project
+from server.storage.projects.projects import insert_project
 from signalbox.v1 import (
     automations_pb2,
     contacts_pb2,

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.background import event_retention, match_retention
-from server.storage import events as log
-from server.storage.event_retention import delete_events
-from server.storage.events import position_at
+from server.storage.events import reading as log
+from server.storage.events.reading import position_at
+from server.storage.events.retention import delete_events
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2, projects_pb2
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate, await_event, get_run, no_longer_waiting, started

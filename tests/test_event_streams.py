@@ -11,7 +11,7 @@ from server.errors import ContactRequired, InvalidArgument, MalformedRequest, Qu
 from server.ingest.draft import Batch, BatchMode
 from server.rpc.servicers.event_ingest import STREAM_WINDOW, _Batches, _EventStream, _read_filter
 from server.sharing.loop_time import LoopTime
-from server.storage.events import EventFilter
+from server.storage.events.reading import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
 from tests.support.messages import event
 

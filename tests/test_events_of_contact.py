@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from server.storage.contacts import insert_contacts
-from server.storage.database import open_database
-from server.storage.event_pages import list_events
-from server.storage.events import EventFilter
+from server.storage.events.pages import list_events
+from server.storage.events.reading import EventFilter
 from server.storage.migrations import migrate
+from server.storage.opening import open_database
 from server.storage.tables import SEGMENT_BITS
 from tests.support.plans import plans
 

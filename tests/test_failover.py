@@ -18,9 +18,9 @@ from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 
 from server.errors import StorageReadOnly
-from server.storage.database import open_database
-from server.storage.postgres_connections import KEEPALIVE_IDLE_S, Connector
-from server.storage.postgres_url import parse_postgres_url
+from server.storage.opening import open_database
+from server.storage.postgresql.connections import KEEPALIVE_IDLE_S, Connector
+from server.storage.postgresql.url import parse_postgres_url
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate
 from tests.support.messages import ADA, INDEPENDENT, event, schema

@@ -15,7 +15,9 @@ from server.delivery import consumer_session, match_reader
 from server.errors import ProjectBusy
 from server.services import events
 from server.sharing.current_project import SERVER, work_for
-from server.storage import connection_turns, event_pages, postgresql
+from server.storage import connection_turns
+from server.storage.events import pages as event_pages
+from server.storage.postgresql import database as postgresql
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2
 from tests.support.automations import automate
 from tests.support.bridge import calling

@@ -22,8 +22,8 @@ from server.rpc.messages.definitions import write_schema
 from server.rpc.messages.structs import read_struct
 from server.rpc.messages.typed_properties import TypedReader
 from server.storage import migrations
-from server.storage.database import open_database
 from server.storage.migrations import migrate
+from server.storage.opening import open_database
 from signalbox.v1 import event_definitions_pb2, event_ingest_pb2
 from tests.support.command_line import command as signalbox
 from tests.support.messages import INDEPENDENT, ORDER, event, struct

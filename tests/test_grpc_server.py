@@ -19,7 +19,7 @@ from server.errors import Stopping
 from server.model import Rules
 from server.rpc.calls import Calls
 from server.rpc.open_calls import OpenCalls
-from server.storage.projects import insert_project
+from server.storage.projects.projects import insert_project
 from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import match_stream_pb2
 from tests.support.contract import METHODS, SERVICES, met

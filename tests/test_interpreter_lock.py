@@ -12,7 +12,7 @@ import pytest
 from server.sharing import interpreter_lock
 from server.sharing.interpreter_lock import DatabaseThread, database_thread
 from server.sharing.loop_time import LoopTime
-from server.storage.sqlite import SqliteDatabase
+from server.storage.sqlite.database import SqliteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -72,8 +72,8 @@ The command line is a client of the server; only the commands on the database re
 """
 
 
-ROOTS = {"server.__main__", "server.bridge.app", "server.cli.main"}
-"""The modules that put a program or a transport together. They import the subpackages of their package."""
+ROOTS = {"server.__main__", "server.bridge.app", "server.cli.main", "server.storage.opening"}
+"""The modules that put a program, a transport or the storage together. They import the subpackages of their package."""
 
 
 def modules(package: str) -> list[Path]:

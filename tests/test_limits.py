@@ -48,7 +48,8 @@ from server.services import emails, projects, runs
 from server.services import quarantine as quarantine_service
 from server.settings import Settings
 from server.sharing import interpreter_lock, small_work
-from server.storage import connection_turns, health, sqlite_readers
+from server.storage import connection_turns, health
+from server.storage.sqlite import readers as sqlite_readers
 
 pytestmark = [pytest.mark.checkout, pytest.mark.late_commits]
 

@@ -12,16 +12,16 @@ from registry.coercion import Coercion, CoercionKind
 from registry.log_ids import LogIds
 from server.errors import EventNotFound
 from server.model import Rules, UndefinedEvents, UnknownContacts
-from server.storage import event_history as history
-from server.storage import events as store
-from server.storage import log
 from server.storage.contacts import erase_contact, find_contact, insert_contact
-from server.storage.database import open_database
-from server.storage.event_history import NameRange
-from server.storage.event_pages import list_events
-from server.storage.events import EventFilter
-from server.storage.log import Head, lock_heads, move_heads
-from server.storage.projects import insert_project
+from server.storage.events import appending as log
+from server.storage.events import history
+from server.storage.events import reading as store
+from server.storage.events.history import NameRange
+from server.storage.events.pages import list_events
+from server.storage.events.reading import EventFilter
+from server.storage.opening import open_database
+from server.storage.projects.heads import Head, lock_heads, move_heads
+from server.storage.projects.projects import insert_project
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence

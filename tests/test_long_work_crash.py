@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from server.services import erasures
-from server.storage.backups import compact_sqlite
+from server.storage.sqlite.backups import compact_sqlite
 from signalbox.v1 import contacts_pb2, projects_pb2
 from tests.support.automations import automate
 from tests.support.command_line import ENVIRONMENT, PROGRAM

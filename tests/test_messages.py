@@ -87,7 +87,7 @@ from server.services.explanations import ConditionTest, EventExplanation
 from server.services.match_reasons import BlockingKind, BlockingReason, Explanation
 from server.services.runs import RunView
 from server.storage.clock import database_now
-from server.storage.event_history import Traffic
+from server.storage.events.history import Traffic
 from signalbox.v1 import automations_pb2, event_ingest_pb2, event_pb2, match_pb2, match_stream_pb2
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from server.background import statistics
 from server.metrics import Metrics
 from server.metrics.subscriptions import SubscriptionState
-from server.storage import sqlite_writer
-from server.storage.sqlite import SqliteDatabase
+from server.storage.sqlite import writer as sqlite_writer
+from server.storage.sqlite.database import SqliteDatabase
 from signalbox.v1 import match_stream_pb2, projects_pb2
 from tests.support.automations import automate, await_event, cancel, complete, started
 from tests.support.bridge import http_client

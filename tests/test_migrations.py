@@ -22,11 +22,12 @@ from sqlalchemy.schema import CreateIndex
 
 from automation.subscriptions import tables as subscription_tables
 from registry import tables as registry_tables
-from server.storage import migrations, postgresql
-from server.storage import schema_changes as maintenance
+from server.storage import migrations
 from server.storage import tables as server_tables
-from server.storage.database import open_database
 from server.storage.migrations import current, head, migrate, names
+from server.storage.opening import open_database
+from server.storage.postgresql import database as postgresql
+from server.storage.postgresql import maintenance
 from server.storage.schema_changes import SchemaChangeFailed
 from signalbox.v1 import match_stream_pb2
 from tests.support import automations

@@ -19,7 +19,7 @@ from automation.subscriptions.store import create_subscription
 from automation.subscriptions.values import Ack, Delivery, DeliveryRequest, SearchBounds
 from automation.tables import metadata
 from server.background import statistics
-from server.storage.database import open_database
+from server.storage.opening import open_database
 from signalbox.v1 import (
     automations_pb2,
     contacts_pb2,

@@ -15,8 +15,8 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from server.errors import StorageError, StorageUnavailable
-from server.storage.database import open_database
-from server.storage.postgres_url import Host, parse_postgres_url
+from server.storage.opening import open_database
+from server.storage.postgresql.url import Host, parse_postgres_url
 from tests.support.messages import event
 from tests.support.pgbouncer import find_pgbouncer, running_pgbouncer
 from tests.support.postgres import USER, TlsFiles, find_binaries, running_cluster

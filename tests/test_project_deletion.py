@@ -24,8 +24,8 @@ from server.ingest import refusal_log
 from server.logs.outages import Outages
 from server.model import Rules
 from server.services import erasures
-from server.storage.project_deletion import mark_deleted
-from server.storage.projects import insert_project
+from server.storage.projects.deletion import mark_deleted
+from server.storage.projects.projects import insert_project
 from server.storage.tables import metadata as server_metadata
 from signalbox.v1 import audit_pb2, contacts_pb2, event_ingest_pb2, match_stream_pb2
 from signalbox.v1 import projects_pb2 as pb

@@ -12,7 +12,7 @@ from grpc import StatusCode
 from server.errors import ProjectNotFound
 from server.model import Dialect, Rules
 from server.services.projects import Projects
-from server.storage.projects import get_project, insert_project
+from server.storage.projects.projects import get_project, insert_project
 from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.messages import ORDER, event, orders

@@ -19,8 +19,9 @@ from server.background import match_retention as match_pruner
 from server.background.match_retention import MatchRetention
 from server.logs.outages import Outages
 from server.model import Rules
-from server.storage.log import Head, matches, move_heads
-from server.storage.projects import get_project, insert_project, match_positions
+from server.storage.events.appending import matches
+from server.storage.projects.heads import Head, match_positions, move_heads
+from server.storage.projects.projects import get_project, insert_project
 from signalbox.v1 import automations_pb2 as runs_pb
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import (

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from grpc import StatusCode
 
-from server.storage import event_history
+from server.storage.events import history as event_history
 from signalbox.v1 import event_definitions_pb2 as pb
 from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.automations import automate

@@ -16,8 +16,8 @@ from server.sharing.current_project import SERVER, current_project
 from server.sharing.loop_time import MANY_ARRIVING, MANY_WAITING, LoopTime
 from server.sharing.small_work import CREDIT_SECONDS, SmallWork, WaitCredit, others_expected, others_in_progress
 from server.sharing.work_thread import WorkThread
-from server.storage.postgresql import PostgresDatabase
-from server.storage.sqlite import SqliteDatabase
+from server.storage.postgresql.database import PostgresDatabase
+from server.storage.sqlite.database import SqliteDatabase
 from tests.support.automations import automate
 from tests.support.consumers import Engine, subscribe
 

@@ -15,8 +15,8 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from server.errors import InternalError, StorageBusy, StorageUnavailable
-from server.storage import sqlite_readers
-from server.storage.sqlite import READERS, SqliteDatabase
+from server.storage.sqlite import readers as sqlite_readers
+from server.storage.sqlite.database import READERS, SqliteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

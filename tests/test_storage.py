@@ -26,8 +26,9 @@ from server.errors import (
     StorageUnavailable,
     UnstorableText,
 )
-from server.storage import postgresql, sqlite
-from server.storage.database import open_database
+from server.storage.opening import open_database
+from server.storage.postgresql import database as postgresql
+from server.storage.sqlite import database as sqlite
 from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 from tests.support.messages import BOB, event, orders
 from tests.support.refusals import read_refusal, refusal, verdict

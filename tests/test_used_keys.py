@@ -16,8 +16,8 @@ from automation.tables import metadata as automation_metadata
 from registry.tables import metadata as registry_metadata
 from server.model import Rules
 from server.storage.contacts import insert_contact, insert_contacts
-from server.storage.erasures import begin_erasure
-from server.storage.projects import insert_project
+from server.storage.erasures.steps import begin_erasure
+from server.storage.projects.projects import insert_project
 from server.storage.tables import metadata as server_metadata
 from tests.support.delivery_model import SUBSCRIPTION
 

@@ -28,8 +28,8 @@ from server.delivery.start_points import Place
 from server.model import Rules
 from server.rpc.servicers import match_stream
 from server.rpc.servicers.match_stream import MatchStreamServicer
-from server.storage.database import open_database
-from server.storage.projects import get_project, insert_project
+from server.storage.opening import open_database
+from server.storage.projects.projects import get_project, insert_project
 from signalbox.v1 import match_stream_pb2 as pb
 from signalbox.v1 import projects_pb2
 from tests.support.automations import (

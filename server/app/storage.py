@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from server.app.lifecycle import close_in_time
 from server.logs.outages import Outages
-from server.storage.database import open_database
 from server.storage.migrations import check_migrated, migrate
+from server.storage.opening import open_database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

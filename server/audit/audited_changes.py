@@ -20,7 +20,7 @@ from registry.timestamps import now_micros
 from server.current_call import context as call_context
 from server.model import AuditEntry
 from server.storage.audit_entries import content_after, insert_entry, replace_content_after
-from server.storage.projects import project_ids
+from server.storage.projects.projects import project_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -34,7 +34,9 @@ from server.errors import (
 from server.paging import sign_with
 from server.process.futures import mark_retrieved
 from server.sharing.current_project import work_for
-from server.storage.projects import catalog_version, get_project, key_by_digest, project_by_pk
+from server.storage.projects.heads import catalog_version
+from server.storage.projects.keys import key_by_digest
+from server.storage.projects.projects import get_project, project_by_pk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

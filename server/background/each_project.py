@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from server.errors import KeyInvalid
 from server.process.recurring import try_each
-from server.storage.projects import project_by_pk
+from server.storage.projects.projects import project_by_pk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

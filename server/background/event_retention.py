@@ -1,6 +1,6 @@
 """Deletes events that are older than their retention period.
 
-A project has a period, and each of its definitions may have another one: see `server.storage.event_retention`, which
+A project has a period, and each of its definitions may have another one: see `server.storage.events.retention`, which
 also says which events are kept although they are due. Each minute the events that became due since are examined and
 deleted, in small transactions with pauses between them, so that a send waits for one at most. Those that were in use
 then are examined again bit by bit, RETRIED_EVENTS a minute, so that no list of them has to be kept. Servers that share
@@ -19,7 +19,7 @@ from registry.timestamps import now_micros
 from server.background.each_project import try_each_project
 from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.sharing.current_project import SERVER, work_for
-from server.storage.event_retention import delete_events, due_events, end_of_due, event_retentions
+from server.storage.events.retention import delete_events, due_events, end_of_due, event_retentions
 from server.storage.paced_writes import write_paced
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from server.logs.outages import Outages
     from server.storage.database import Database
-    from server.storage.event_retention import RetentionPeriods
+    from server.storage.events.retention import RetentionPeriods
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from registry.timestamps import now_micros
 from server.errors import StorageError
 from server.process.recurring import Recurring
-from server.storage.projects import note_use
+from server.storage.projects.keys import note_use
 
 if TYPE_CHECKING:
     from server.auth.access import Access

@@ -19,10 +19,9 @@ from registry.timestamps import now_micros
 from server.background.each_project import try_each_project
 from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.sharing.current_project import SERVER, work_for
-from server.storage.event_retention import match_retentions
-from server.storage.log import lock_heads
+from server.storage.events.retention import match_retentions
 from server.storage.paced_writes import write_paced
-from server.storage.projects import match_positions
+from server.storage.projects.heads import lock_heads, match_positions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ import structlog
 from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
-from server.storage.project_deletion import delete_portion, deleted_projects
+from server.storage.projects.deletion import delete_portion, deleted_projects
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,8 @@ from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.services.quarantine import delete
 from server.sharing.current_project import SERVER, work_for
 from server.storage.paced_writes import write_paced
-from server.storage.refused_event_search import refused_before
-from server.storage.refused_events import quarantined_projects
+from server.storage.quarantine.refused_events import quarantined_projects
+from server.storage.quarantine.search import refused_before
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

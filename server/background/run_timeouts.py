@@ -15,8 +15,9 @@ from automation.run_transitions import resume_runs
 from server.background.each_project import try_each_project
 from server.process.recurring import Recurring
 from server.storage.clock import database_now, transaction_time
-from server.storage.events import event_names
-from server.storage.log import lock_heads, matches, move_heads
+from server.storage.events.appending import matches
+from server.storage.events.reading import event_names
+from server.storage.projects.heads import lock_heads, move_heads
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

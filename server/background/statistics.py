@@ -16,7 +16,7 @@ from automation.subscriptions.backlog import backlogs
 from server.metrics.subscriptions import SubscriptionState
 from server.sharing.current_project import SERVER, work_for
 from server.storage.clock import transaction_time
-from server.storage.projects import project_ids
+from server.storage.projects.projects import project_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

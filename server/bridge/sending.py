@@ -18,7 +18,7 @@ from server.ingest.draft import Draft, UnreadableRequest
 if TYPE_CHECKING:
     from server.bridge.dialect import ReadEvent, RestDialect
     from server.bridge.operations import Services
-    from server.storage.refused_events import RefusedEvent
+    from server.storage.quarantine.refused_events import RefusedEvent
 
 _NAMES: Final = ("event", "eventName", "name")
 _CONTACT_IDS: Final = ("contact_id", "contactId")

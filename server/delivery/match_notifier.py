@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.wake_ups import WakeUps
 from server.process.recurring import Recurring
-from server.storage.projects import match_positions
+from server.storage.projects.heads import match_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

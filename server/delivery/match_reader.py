@@ -18,7 +18,7 @@ from server.delivery.heartbeats import heartbeat_time
 from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start
 from server.paging import MAX_RESPONSE_BYTES
-from server.storage.events import event_sizes, events_at
+from server.storage.events.reading import event_sizes, events_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from automation.match_log import first_since, log_start, match_id_at
 from server.errors import CursorExpired, CursorInvalid, CursorRewound, KeyInvalid, PositionBeyondHead
-from server.storage.projects import match_positions, project_by_pk
+from server.storage.projects.heads import match_positions
+from server.storage.projects.projects import project_by_pk
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

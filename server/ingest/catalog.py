@@ -35,13 +35,8 @@ from registry.store import active_definitions
 from registry.suggestions import Suggestions
 from server.audit.audited_changes import AuditedChanges
 from server.sharing.work_thread import SLICE_SECONDS, WorkThread
-from server.storage.projects import (
-    advance_catalog,
-    automations_version,
-    catalog_version,
-    catalog_versions,
-    project_by_pk,
-)
+from server.storage.projects.heads import advance_catalog, automations_version, catalog_version, catalog_versions
+from server.storage.projects.projects import project_by_pk
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:

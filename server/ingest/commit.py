@@ -54,7 +54,8 @@ from server.ingest.validate import validate_batch
 from server.model import Event
 from server.storage.clock import log_time
 from server.storage.contacts import ContactKey, contact_properties
-from server.storage.log import Head, events, lock_heads, matches, move_heads, runs, traced_events
+from server.storage.events.appending import events, matches, runs, traced_events
+from server.storage.projects.heads import Head, lock_heads, move_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from server.ingest.contacts import ContactCache
     from server.ingest.draft import Batch
     from server.model import Rules
-    from server.storage.log import LogRow
+    from server.storage.events.appending import LogRow
 
 _Placed = tuple[Draft, ContactKey, Event]
 """A draft, its contact, and its event with its position."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from automation.matching import LiveAutomations
     from server.ingest.draft import Draft
     from server.model import Event, Rules
-    from server.storage.log import Head
+    from server.storage.projects.heads import Head
 
 NOBODY = ContactKey(0, "", "")
 """Stands for the contact of an event that has none."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from automation.automation_store import automations_by_key
 from automation.match_log import matches_of_events
 from server.errors import IdempotencyKeyReused
-from server.storage.events import events_by_idempotency_key
-from server.storage.sealing import seal_fingerprint, seal_key
+from server.storage.erasures.sealing import seal_fingerprint, seal_key
+from server.storage.events.reading import events_by_idempotency_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,7 +39,7 @@ class EarlierSends:
         sealed_of: str = "",
         previewed: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`sealed_of` is the id of the project if it may have sealed keys (`server.storage.sealing`), else empty.
+        """`sealed_of` is the id of a project that may have sealed keys (`server.storage.erasures.sealing`), else empty.
 
         `previewed` are fingerprints of events that would have been recorded before, by key.
         """

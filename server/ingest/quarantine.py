@@ -17,7 +17,7 @@ from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.paths import without_indexes
 from server.errors import ContactNotFound, IdempotencyKeyReused, RefusedEventNotFound
 from server.status import MAX_MESSAGE, cut
-from server.storage.refused_events import (
+from server.storage.quarantine.refused_events import (
     RefusalCause,
     RefusedContent,
     add_refused,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from registry.errors import Violation
     from server.ingest.draft import Batch, Draft, OnRelease
-    from server.storage.log import LogRow
+    from server.storage.events.appending import LogRow
 
 MAX_KEPT_BYTES: Final = 512 * 1024
 """Larger events are not kept."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.errors import ProjectQuotaExceeded, ProjectRateExceeded
 from server.storage.clock import database_now
-from server.storage.events import log_head, position_at
+from server.storage.events.reading import log_head, position_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

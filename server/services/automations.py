@@ -19,7 +19,7 @@ from automation.run_transitions import cancel_runs
 from registry.page_sizes import UNBOUNDED
 from registry.timestamps import now_micros
 from server.ingest.catalog import definitions_only
-from server.storage.projects import advance_automations
+from server.storage.projects.heads import advance_automations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,8 +21,8 @@ from registry.schema import check_schema
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.current_call.personal_access import personal_shown
 from server.errors import Stopping
-from server.storage.event_history import name_range, recorded_payloads
-from server.storage.events import EventFilter
+from server.storage.events.history import name_range, recorded_payloads
+from server.storage.events.reading import EventFilter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from registry.schema import Schema
     from server.auth.caller import Caller
     from server.storage.database import Database
-    from server.storage.event_history import NameRange, RecordedPayload
+    from server.storage.events.history import NameRange, RecordedPayload
 
 CHUNK_EVENTS: Final = 1_000
 PROGRESS_SECONDS: Final = 0.25

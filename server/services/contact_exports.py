@@ -12,10 +12,10 @@ from automation.exporting import all_matches_of_events, runs_at
 from server.errors import ContactNotFound
 from server.services.refused_of_person import refused_of_person
 from server.storage.contacts import find_contact
-from server.storage.erasures import READ_EVENTS, events_of, find_person
-from server.storage.events import event_sizes, events_at, in_portions, log_head
-from server.storage.projects import match_positions
-from server.storage.refused_events import RefusedEvent, read_refused
+from server.storage.erasures.steps import READ_EVENTS, events_of, find_person
+from server.storage.events.reading import event_sizes, events_at, in_portions, log_head
+from server.storage.projects.heads import match_positions
+from server.storage.quarantine.refused_events import RefusedEvent, read_refused
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from server.model import Contact, Event
     from server.services.contacts import ContactRef
     from server.storage.database import Database
-    from server.storage.erasures import Person
+    from server.storage.erasures.steps import Person
 
 LOADED_ROWS: Final = 100
 LOADED_CHARACTERS: Final = 1_000_000

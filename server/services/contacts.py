@@ -14,8 +14,7 @@ from registry.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges
 from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
 from server.storage import contacts as store
-from server.storage.log import lock_heads
-from server.storage.projects import advance_catalog
+from server.storage.projects.heads import advance_catalog, lock_heads
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:

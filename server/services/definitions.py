@@ -13,7 +13,7 @@ from registry.schema import check_schema, same_schema
 from registry.timestamps import now_micros
 from server.errors import DefinitionInUse
 from server.services.dependents import ReadingAutomation, SchemaErrors, check_conditions, reading_automations
-from server.storage import event_history as log
+from server.storage.events import history as log
 
 if TYPE_CHECKING:
     from collections.abc import Callable

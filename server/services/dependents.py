@@ -19,7 +19,7 @@ from registry.paths import property_path
 from registry.schema import same_schema
 from server.ingest.catalog import definitions_only
 from server.sharing.work_thread import SLICE_SECONDS
-from server.storage.projects import automations_version
+from server.storage.projects.heads import automations_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Erases persons.
 
-An erasure is stored by its first transaction (`server.storage.erasures`), and goes on in small ones, with pauses in
-between, so that a send waits for one of them at most. It is a task of the server, not of the call that began it: a
+An erasure is stored by its first transaction (`server.storage.erasures.steps`), and goes on in small ones, with pauses
+in between, so that a send waits for one of them at most. It is a task of the server, not of the call that began it: a
 caller who leaves does not stop it, and a second caller waits for the same task. After a crash, `resume` continues it,
 on whichever server finds it first. Two servers may take its steps at once: each locks the row and sees what is done.
 
@@ -36,7 +36,7 @@ from server.services.refused_of_person import refused_of_person
 from server.sharing.current_project import SERVER, work_for
 from server.storage.audit_entries import entries_of_person, erase_contents, erase_request_ids
 from server.storage.damaged_text import reading_damaged_text, to_valid_text
-from server.storage.erasures import (
+from server.storage.erasures.steps import (
     READ_EVENTS,
     begin_erasure,
     end_erasure,
@@ -47,10 +47,10 @@ from server.storage.erasures import (
     overwriting,
     pending_erasures,
 )
-from server.storage.events import event_sizes, in_portions, log_head
+from server.storage.events.reading import event_sizes, in_portions, log_head
 from server.storage.paced_writes import write_paced
-from server.storage.projects import project_by_pk
-from server.storage.refused_events import contact_id_of
+from server.storage.projects.projects import project_by_pk
+from server.storage.quarantine.refused_events import contact_id_of
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from server.services.contacts import ContactRef
     from server.storage.audit_entries import EntriesOfPerson
     from server.storage.database import Database
-    from server.storage.erasures import PendingErasure, Person
+    from server.storage.erasures.steps import PendingErasure, Person
 
 T = TypeVar("T")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from server.errors import CursorRewound
-from server.storage import events as store
-from server.storage.event_pages import list_events
+from server.storage.events import reading as store
+from server.storage.events.pages import list_events
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from server.model import Event
     from server.paging import Page, PageRequest
     from server.storage.database import Database
-    from server.storage.event_pages import EventPage
-    from server.storage.events import EventFilter
+    from server.storage.events.pages import EventPage
+    from server.storage.events.reading import EventFilter
 
 
 class Events:

@@ -44,7 +44,7 @@ from server.services.match_reasons import (
 )
 from server.status import message_of, reason_of
 from server.storage.contacts import contact_key, contact_properties, find_contact
-from server.storage.events import get_event
+from server.storage.events.reading import get_event
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,9 +13,9 @@ from registry.schema import Compatibility, Schema
 from registry.store import get_definition
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.errors import InvalidArgument, NothingToInferFrom
-from server.storage.event_history import name_range, recorded_payloads
-from server.storage.events import EventFilter
-from server.storage.refused_event_search import refused_payloads
+from server.storage.events.history import name_range, recorded_payloads
+from server.storage.events.reading import EventFilter
+from server.storage.quarantine.search import refused_payloads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from server.auth.caller import Caller
     from server.sharing.loop_time import LoopTime
     from server.storage.database import Database
-    from server.storage.event_history import RecordedPayload
+    from server.storage.events.history import RecordedPayload
 
 DEFAULT_SAMPLE: Final = 1_000
 MAX_SAMPLE: Final = 10_000

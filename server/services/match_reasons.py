@@ -29,7 +29,7 @@ from automation.matcher import EVENT_COST, EVENT_MATCHES, Matcher, MatchingLimit
 from automation.run_store import entries_before
 from registry.page_sizes import PAGE_CHARACTERS
 from server.sharing.work_thread import SLICE_SECONDS
-from server.storage.projects import automations_version
+from server.storage.projects.heads import automations_version
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

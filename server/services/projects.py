@@ -14,8 +14,9 @@ from registry.timestamps import now_micros
 from server.auth.access import digest_of
 from server.errors import InvalidArgument, KeyInvalid, KeyNotActive, ProjectNotFound, SecretInUse
 from server.model import UNLIMITED, ApiKey, Dialect, Project, Quota, Rules, Scope
-from server.storage import project_deletion
-from server.storage import projects as store
+from server.storage.projects import deletion as project_deletion
+from server.storage.projects import keys as key_store
+from server.storage.projects import projects as store
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -180,7 +181,7 @@ class Projects:
                 name,
                 expires_at,
             )
-            store.insert_key(connection, key, digest_of(shown))
+            key_store.insert_key(connection, key, digest_of(shown))
             record(connection, project.pk, None, key)
             return key
 
@@ -196,16 +197,18 @@ class Projects:
         # By the key: another project may have the name when the token comes back.
         filters = ("keys", project.pk)
         (before,) = request.cursor(filters, str) or ("",)
-        found = await self._database.read(lambda connection: store.list_keys(connection, project.pk, limit + 1, before))
+        found = await self._database.read(
+            lambda connection: key_store.list_keys(connection, project.pk, limit + 1, before)
+        )
         return request.page(found, filters, lambda key: (key.id,))
 
     async def revoke_key(self, key_id: str) -> ApiKey:
         """Revoke a key for good. Raise KeyNotFound."""
-        key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
+        key = await self._database.read(lambda connection: key_store.key_by_id(connection, key_id))
 
         def revoke(connection: Connection, record: AuditRecorder) -> ApiKey:
-            before = store.key_by_id(connection, key_id)
-            revoked = store.revoke_key(connection, key_id, now_micros())
+            before = key_store.key_by_id(connection, key_id)
+            revoked = key_store.revoke_key(connection, key_id, now_micros())
             record(connection, key.project_pk, before, revoked)
             return revoked
 
@@ -223,14 +226,14 @@ class Projects:
         if not 0 <= grace <= MAX_GRACE:
             message = f"grace is {grace / 86_400_000_000:g} days; it must be 0 to 30 days"
             raise InvalidArgument.at("grace", "OUT_OF_RANGE", message)
-        key = await self._database.read(lambda connection: store.key_by_id(connection, key_id))
+        key = await self._database.read(lambda connection: key_store.key_by_id(connection, key_id))
         shown = self.key_prefixes[key.dialect] + secrets.token_urlsafe(SECRET_BYTES)
 
         def rotate(connection: Connection, record: AuditRecorder) -> ApiKey:
-            before, now = store.key_by_id(connection, key_id), now_micros()
+            before, now = key_store.key_by_id(connection, key_id), now_micros()
             if not before.active(now):
                 raise KeyNotActive(key_id)
-            rotated = store.rotate_key(connection, before, digest_of(shown), self._hint(shown), now + grace)
+            rotated = key_store.rotate_key(connection, before, digest_of(shown), self._hint(shown), now + grace)
             record(connection, key.project_pk, before, rotated)
             return rotated
 
@@ -245,7 +248,7 @@ class Projects:
 
         def read(connection: Connection) -> tuple[Project | None, ApiKey | None]:
             project = store.project_by_pk(connection, caller.project_pk) if caller.project_pk else None
-            return project, store.key_by_id(connection, caller.key_id) if caller.key_id else None
+            return project, key_store.key_by_id(connection, caller.key_id) if caller.key_id else None
 
         return await self._database.read(read)
 

@@ -26,11 +26,11 @@ from server.errors import InvalidArgument, ProjectRateExceeded, RefusedEventNotF
 from server.ingest.draft import Draft
 from server.ingest.draft_decisions import preview
 from server.model import UNLIMITED
-from server.storage import refused_event_search
-from server.storage import refused_events as store
 from server.storage.damaged_text import to_valid_text
-from server.storage.log import lock_heads
-from server.storage.refused_events import RefusedEvent, RefusedFilter
+from server.storage.projects.heads import lock_heads
+from server.storage.quarantine import refused_events as store
+from server.storage.quarantine import search as refused_event_search
+from server.storage.quarantine.refused_events import RefusedEvent, RefusedFilter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from server.model import Quota, Rules
     from server.paging import Page, PageRequest
     from server.storage.database import Database
-    from server.storage.refused_events import QuarantineUse, RefusalCounts
+    from server.storage.quarantine.refused_events import QuarantineUse, RefusalCounts
 
 CALL_EVENTS: Final = 1_000
 """The most events that one call sends again or discards."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from server.storage.erasures import READ_EVENTS
-from server.storage.refused_event_search import refused_naming
+from server.storage.erasures.steps import READ_EVENTS
+from server.storage.quarantine.search import refused_naming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from server.storage.database import Database
-    from server.storage.refused_event_search import RefusedOfPerson
+    from server.storage.quarantine.search import RefusedOfPerson
 
 
 async def refused_of_person(

@@ -20,8 +20,8 @@ from server.errors import InvalidArgument
 from server.services.automations import check_condition, parse_ahead
 from server.storage.clock import transaction_time
 from server.storage.contacts import contact_ids, contact_key
-from server.storage.events import event_ids
-from server.storage.log import lock_heads
+from server.storage.events.reading import event_ids
+from server.storage.projects.heads import lock_heads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from server.services.contacts import ContactRef
     from server.sharing.work_thread import WorkThread
     from server.storage.database import Database
-    from server.storage.log import Head
+    from server.storage.projects.heads import Head
 
 MIN_TIMEOUT: Final = 1_000_000
 MAX_TIMEOUT: Final = 366 * 86_400 * 1_000_000

@@ -18,7 +18,7 @@ from server.delivery.start_points import resolve_start
 from server.delivery.subscription_status import ConsumerStatus, SubscriptionStatus
 from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
 from server.storage.clock import transaction_time
-from server.storage.log import lock_heads
+from server.storage.projects.heads import lock_heads
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:

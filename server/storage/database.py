@@ -3,14 +3,12 @@
 A store function is a plain function of an open `sqlalchemy.Connection`, written once for both databases. Both run it in
 a transaction of SQLAlchemy's async engine (`server.storage.transactions`), and the event loop stays free: PostgreSQL
 suspends the function at each statement, SQLite runs it in the thread of its connection. Only writes to SQLite have a
-thread and an engine of their own (`server.storage.sqlite_writer` says why).
+thread and an engine of their own (`server.storage.sqlite.writer` says why).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
-
-from server.storage.database_url import parse_database_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,19 +88,3 @@ class MeasuredDatabase(OpenDatabase, Protocol):
     def on_checkpoint(self, report: Callable[[float], None]) -> None:
         """Set what is called, in a thread of the database, with the duration of each checkpoint that it makes."""
         ...
-
-
-async def open_database(url: str, *, create: bool = True) -> MeasuredDatabase:
-    """Open the database at a URL; a file of SQLite is created if it does not exist, unless `create` is false.
-
-    `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user@host/name`. Raise ValueError for another
-    URL, FileNotFoundError, and StorageError if it cannot be opened for writing.
-    """
-    location = parse_database_url(url)
-    if isinstance(location, str):
-        from server.storage.sqlite import SqliteDatabase
-
-        return await SqliteDatabase.open(location, create=create)
-    from server.storage.postgresql import PostgresDatabase
-
-    return await PostgresDatabase.open(location)

@@ -44,7 +44,7 @@ project = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("erasure", Text, nullable=False, server_default="delete_all"),
-    # Whether a person was erased: idempotency keys may be sealed then (`server.storage.sealing`).
+    # Whether a person was erased: idempotency keys may be sealed then (`server.storage.erasures.sealing`).
     Column("sealed", Boolean, nullable=False, server_default=false()),
     # In microseconds; 0 is for ever.
     Column("event_retention", BigInteger, nullable=False, server_default="0"),
@@ -180,7 +180,7 @@ event = Table(
 Index("event_by_name", event.c.project_key, event.c.name, event.c.position)
 # On SQLite each commit writes whole pages. In an index by contact alone, nearly every event of a batch has a page of
 # its own: with 1,000 contacts and a million events, it adds 3.7 KB and 15 us to an event. So the log is divided into
-# segments, and the index has the contacts of each: 0.3 KB and 2 us. `events_of_contact` reads it. It begins with no
+# segments, and the index has the contacts of each: 0.3 KB and 2 us. `events/by_contact.py` reads it. It begins with no
 # project, or SQLite would prefer the primary key. PostgreSQL writes rows rather than pages, and has the plain index.
 SEGMENT_BITS = 13
 SEGMENT: ColumnElement[int] = event.c.position.bitwise_rshift(literal_column(str(SEGMENT_BITS)))
@@ -230,8 +230,8 @@ contact_erasure = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
-# The quarantine: see `server.storage.refused_events`. What a list filters by is in columns before `content`, which may
-# be large, and `email` is as it was sent, to be found when a person's data are erased.
+# The quarantine: see `server.storage.quarantine`. What a list filters by is in columns before `content`, which may be
+# large, and `email` is as it was sent, to be found when a person's data are erased.
 refused_event = Table(
     "refused_event",
     metadata,

@@ -15,7 +15,7 @@ from server.ingest.quotas import Quotas
 from server.metrics import Metrics
 from server.model import Rules, UndefinedEvents, UnknownContacts
 from server.services.automations import Automations
-from server.storage.projects import insert_project
+from server.storage.projects.projects import insert_project
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

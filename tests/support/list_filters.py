@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from automation import run_pages
 from automation.subscriptions import parked_matches
 from server.rpc.contract import SERVICES
-from server.storage import audit_entries, event_pages, refused_event_search
+from server.storage import audit_entries
 from server.storage import contacts as contact_store
+from server.storage.events import pages as event_pages
+from server.storage.quarantine import search as refused_event_search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

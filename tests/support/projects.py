@@ -21,8 +21,10 @@ from server.model import ApiKey, Dialect, Rules, Scope
 from server.rpc.messages.definitions import read_schema
 from server.services.projects import NATIVE_PREFIX
 from server.storage.contacts import insert_contact
-from server.storage.database import open_database
-from server.storage.projects import advance_catalog, get_project, insert_key, insert_project
+from server.storage.opening import open_database
+from server.storage.projects.heads import advance_catalog
+from server.storage.projects.keys import insert_key
+from server.storage.projects.projects import get_project, insert_project
 from tests.support.messages import ADA, ORDER, ORDER_SCHEMA
 
 if TYPE_CHECKING:

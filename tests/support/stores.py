@@ -18,8 +18,8 @@ from automation.subscriptions import tables as subscription_tables
 from registry import tables as registry_tables
 from server.storage import migrations
 from server.storage import tables as server_tables
-from server.storage.database import open_database
 from server.storage.migrations import migrate
+from server.storage.opening import open_database
 from tests.support.postgres import USER, Cluster
 
 if TYPE_CHECKING:

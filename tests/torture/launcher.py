@@ -118,11 +118,11 @@ def main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     if options.clock:
         move_clock(options.clock)
-    from server.storage.postgresql import PostgresDatabase
-    from server.storage.sqlite import SqliteDatabase
+    from server.storage.postgresql.database import PostgresDatabase
+    from server.storage.sqlite.database import SqliteDatabase
 
     if options.checkpoint_pages:
-        from server.storage import sqlite_writer
+        from server.storage.sqlite import writer as sqlite_writer
 
         vars(sqlite_writer)["CHECKPOINT_PAGES"] = options.checkpoint_pages
     if options.push_claim:

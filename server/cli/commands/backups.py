@@ -12,15 +12,16 @@ from server.cli.arguments.options import database_option, debug_option, json_opt
 from server.cli.output.tables import print_json
 from server.cli.startup_errors import clear_start_failures
 from server.cli.urls import without_password
-from server.storage import backups
-from server.storage.backups import Sizes
-from server.storage.database_url import parse_database_url
+from server.storage.backup_files import Sizes
 from server.storage.migrations import names
+from server.storage.opening import parse_database_url
+from server.storage.postgresql.backups import back_up_postgresql, compact_postgresql, restore_postgresql
+from server.storage.sqlite.backups import back_up_sqlite, compact_sqlite, restore_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from server.storage.postgres_url import PostgresUrl
+    from server.storage.postgresql.url import PostgresUrl
 
 _file = click.argument("file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
 
@@ -42,9 +43,9 @@ def backup(options: dict[str, Any], file: Path) -> None:
     with clear_start_failures(url):
         location = parse_database_url(url)
         if isinstance(location, str):
-            backups.back_up_sqlite(Path(location), file, names())
+            back_up_sqlite(Path(location), file, names())
         else:
-            backups.back_up_postgresql(location, file)
+            back_up_postgresql(location, file)
         size = file.stat().st_size
     if options["json"]:
         print_json({"database": without_password(url), "file": str(file), "bytes": size})
@@ -65,9 +66,9 @@ def restore(options: dict[str, Any], file: Path) -> None:
     with clear_start_failures(url):
         location = parse_database_url(url)
         if isinstance(location, str):
-            backups.restore_sqlite(file, Path(location), names())
+            restore_sqlite(file, Path(location), names())
         else:
-            backups.restore_postgresql(file, location)
+            restore_postgresql(file, location)
     if options["json"]:
         print_json({"database": without_password(url), "file": str(file)})
     else:
@@ -85,10 +86,7 @@ def compact(options: dict[str, Any]) -> None:
     url = options["database"]
     with clear_start_failures(url):
         location = parse_database_url(url)
-        if isinstance(location, str):
-            sizes = backups.compact_sqlite(Path(location))
-        else:
-            sizes = asyncio.run(_compact(url, location))
+        sizes = compact_sqlite(Path(location)) if isinstance(location, str) else asyncio.run(_compact(url, location))
     if options["json"]:
         print_json({"database": without_password(url), "bytes_before": sizes.before, "bytes_after": sizes.after})
     else:
@@ -97,12 +95,12 @@ def compact(options: dict[str, Any]) -> None:
 
 
 async def _compact(url: str, location: PostgresUrl) -> Sizes:
-    from server.storage.database import open_database
+    from server.storage.opening import open_database
 
     database = await open_database(url)
     try:
         before = (await database.size()).bytes
-        await asyncio.to_thread(backups.compact_postgresql, location)
+        await asyncio.to_thread(compact_postgresql, location)
         return Sizes(before, (await database.size()).bytes)
     finally:
         await database.close()

@@ -11,9 +11,9 @@ from server.cli.output.tables import print_json
 from server.cli.startup_errors import clear_start_failures
 from server.cli.urls import without_password
 from server.logs.output import configure_logs
-from server.storage.database import open_database
 from server.storage.migrations import head
 from server.storage.migrations import migrate as run_migrations
+from server.storage.opening import open_database
 
 
 @click.command()

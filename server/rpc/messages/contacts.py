@@ -11,7 +11,7 @@ from server.rpc.messages.refused_events import refused_event_message
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import timestamp
 from server.services.contact_exports import ExportedMatch, ExportedRun
-from server.storage.refused_events import RefusedEvent
+from server.storage.quarantine.refused_events import RefusedEvent
 from signalbox.v1 import contacts_pb2 as pb
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import read_timestamp, write_timestamp
 from server.services.quarantine import Selection, check_ids
 from server.status import CODES, cut
-from server.storage.refused_events import RefusalCause, RefusedFilter
+from server.storage.quarantine.refused_events import RefusalCause, RefusedFilter
 from signalbox.v1 import event_ingest_pb2
 from signalbox.v1 import refusals_pb2 as pb
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from server.ingest.draft import Draft
     from server.rpc.messages.typed_properties import TypedReaders
     from server.services.quarantine import Quarantine, Reingested
-    from server.storage.refused_events import QuarantineUse, RefusalCounts, RefusedEvent
+    from server.storage.quarantine.refused_events import QuarantineUse, RefusalCounts, RefusedEvent
 
 MAX_GROUPS: Final = 1_000
 MAX_BRIEF_MESSAGE: Final = 120

@@ -28,7 +28,7 @@ from server.rpc.messages.send_event_json import SentEvent
 from server.rpc.messages.times import read_timestamp
 from server.rpc.request_size import request_size
 from server.services.emails import normalize_email
-from server.storage.events import EventFilter
+from server.storage.events.reading import EventFilter
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:

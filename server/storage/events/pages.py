@@ -5,7 +5,7 @@ A range of times of receipt is a range of positions. Within it, the candidates f
     filters                                  candidates                                 at most
     none, or occurred_at alone               the log itself                             EXAMINED_LOG_ROWS
     name                                     the index by name                          EXAMINED_ROWS
-    contact, with or without name            the index by contact (`events_of_contact`) EXAMINED_ROWS
+    contact, with or without name            the index by contact (`by_contact`)        EXAMINED_ROWS
 
 No index has `occurred_at`, which the sender chooses, and the index of events without a contact, by address, has no
 names. So a filter by these examines that number of candidates and drops those that do not pass: the page may be shorter
@@ -24,8 +24,8 @@ from automation.bulk import among, packed
 from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS
 from registry.page_sizes import read_page
 from server.storage.contacts import contact_key
-from server.storage.events import EVENTS, event_ids, log_head, position_range, to_event
-from server.storage.events_of_contact import PositionRange, positions_of_contact
+from server.storage.events.by_contact import PositionRange, positions_of_contact
+from server.storage.events.reading import EVENTS, event_ids, log_head, position_range, to_event
 from server.storage.tables import event
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.model import Event
-    from server.storage.events import EventFilter
+    from server.storage.events.reading import EventFilter
 
 
 class EventPage(NamedTuple):

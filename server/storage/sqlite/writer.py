@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from server.storage.sqlite_file import DatabaseFile
+    from server.storage.sqlite.file import DatabaseFile
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from registry import tables as registry_tables
 from registry.etags import check_etag
 from server.errors import KeyInvalid
 from server.storage import tables
-from server.storage.log import lock_heads
-from server.storage.projects import get_project
+from server.storage.projects.heads import lock_heads
+from server.storage.projects.projects import get_project
 from server.storage.tables import api_key, audit_entry, contact, project, project_head
 
 if TYPE_CHECKING:

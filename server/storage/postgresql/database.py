@@ -24,9 +24,9 @@ from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairTurns
 from server.sharing.small_work import SmallWork
 from server.storage.connection_turns import turn_for_project, use_of
-from server.storage.head_turns import HeadTurn, HeadTurns
-from server.storage.postgres_connections import ENGINE_URL, Connector
-from server.storage.schema_changes import postgres_maintenance
+from server.storage.postgresql.connections import ENGINE_URL, Connector
+from server.storage.postgresql.head_turns import HeadTurn, HeadTurns
+from server.storage.postgresql.maintenance import postgres_maintenance
 from server.storage.statements import OPTIONS
 from server.storage.transactions import run_transaction
 from server.storage.usage import DatabaseSize
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.storage.postgres_url import PostgresUrl
+    from server.storage.postgresql.url import PostgresUrl
     from server.storage.schema_changes import Maintenance
     from server.storage.usage import ConnectionUse
 

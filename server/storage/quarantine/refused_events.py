@@ -1,4 +1,4 @@
-r"""Rows of the quarantine: insert, read by id, and delete refused events. `refused_event_search` has the lists.
+r"""Rows of the quarantine: insert, read by id, and delete refused events. `search` has the lists.
 
 The rows of a project are changed only under the lock of its head, so that each is sent again, discarded or deleted
 once, and `quarantine` always has their number and size. An id contains the time of the refusal, so ids sort by time,
@@ -27,8 +27,8 @@ from registry.timestamps import check_instant
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import RefusedEventNotFound
 from server.storage.damaged_text import bound_text, is_damaged, reading_damaged_text, to_valid_text
-from server.storage.log import Appender
-from server.storage.sqlite_writer import sqlite_driver
+from server.storage.events.appending import Appender
+from server.storage.sqlite.writer import sqlite_driver
 from server.storage.tables import contact, quarantine, refused_event
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from server.storage.log import LogRow
+    from server.storage.events.appending import LogRow
 
 T = TypeVar("T")
 

@@ -1,8 +1,8 @@
-"""SQL of the log: reading. Lists of events are in `event_pages`.
+"""SQL of the log: reading. Lists of events are in `pages`.
 
 A project's log is clustered by (project, position), and `received_at` never decreases from one position to the next. So
 a range of time is a range of positions, which bisection finds without an index. Positions of deleted events are missing
-(`server.storage.event_retention`).
+(`server.storage.events.retention`).
 """
 
 from __future__ import annotations

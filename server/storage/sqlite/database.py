@@ -1,13 +1,13 @@
 """SQLite: one process, one writing thread, six reading connections.
 
-    write            one connection in a thread of its own (`sqlite_writer`)
-    read             two connections, for lists and other long reads (`sqlite_readers`)
+    write            one connection in a thread of its own (`writer`)
+    read             two connections, for lists and other long reads (`readers`)
     delivery read    two connections, for matches to deliver, which never wait for a long read
     brief read       two connections, for keys, definitions and versions, which wait for neither
 
 The reads of one project use at most one connection of each kind, and projects take turns to write.
 
-Locks keep a second server away, and a file that was deleted or replaced is noticed (`sqlite_file`).
+Locks keep a second server away, and a file that was deleted or replaced is noticed (`file`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from server.sharing.current_project import SERVER, current_project
 from server.sharing.small_work import SmallWork
 from server.storage.connection_turns import use_of
 from server.storage.damaged_text import replacing_damaged_text, report_damaged_text
-from server.storage.sqlite_file import DatabaseFile, size_of_files
-from server.storage.sqlite_readers import Readers
-from server.storage.sqlite_writer import SqliteWriter
+from server.storage.sqlite.file import DatabaseFile, size_of_files
+from server.storage.sqlite.readers import Readers
+from server.storage.sqlite.writer import SqliteWriter
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@
     erase_events_to  some events, with the deliveries of their matches; the erasure continues after them
     end_erasure      the row of the erasure, which holds the address, is deleted
 
-From the first transaction on, readers see all events of the contact as erased (`server.storage.events.to_event`).
+From the first transaction on, readers see all events of the contact as erased
+(`server.storage.events.reading.to_event`).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import ContactNotFound
 from server.model import Erasure
 from server.storage.damaged_text import is_damaged, reading_damaged_text, to_valid_text
-from server.storage.events import read_coercions
-from server.storage.events_of_contact import PositionRange, positions_of_contact
-from server.storage.log import lock_heads
-from server.storage.projects import advance_catalog, project_by_pk
-from server.storage.sealing import seal_fingerprint, seal_key
-from server.storage.sqlite_writer import sqlite_driver
+from server.storage.erasures.sealing import seal_fingerprint, seal_key
+from server.storage.events.by_contact import PositionRange, positions_of_contact
+from server.storage.events.reading import read_coercions
+from server.storage.projects.heads import advance_catalog, lock_heads
+from server.storage.projects.projects import project_by_pk
+from server.storage.sqlite.writer import sqlite_driver
 from server.storage.tables import contact, contact_erasure, event, project
 
 if TYPE_CHECKING:

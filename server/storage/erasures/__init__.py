@@ -1,0 +1,1 @@
+"""SQL of erasures: what is stored about a person."""

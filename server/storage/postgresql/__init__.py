@@ -1,0 +1,1 @@
+"""PostgreSQL: one database that several servers share."""

@@ -1,0 +1,1 @@
+"""SQL of projects: their rows, heads and API keys, and their deletion."""

@@ -1,0 +1,1 @@
+"""SQL of the quarantine: refused events that a project keeps."""

@@ -1,0 +1,1 @@
+"""SQLite: one process, and a file that it alone writes."""
