@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from server.audit.audited_changes import AuditedValues
-from server.storage.audit_entries import store_settings, stored_settings
 from server.storage.server_secrets import PAGE_TOKENS, read_or_make_secret
+from server.storage.server_settings import store_settings, stored_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

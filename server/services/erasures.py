@@ -34,6 +34,7 @@ from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.services.quarantine import delete
 from server.services.refused_of_person import refused_of_person
 from server.sharing.current_project import SERVER, work_for
+from server.storage import contacts
 from server.storage.audit_entries import entries_of_person, erase_contents, erase_request_ids
 from server.storage.damaged_text import reading_damaged_text, to_valid_text
 from server.storage.erasures.steps import (
@@ -50,7 +51,6 @@ from server.storage.erasures.steps import (
 from server.storage.events.reading import event_sizes, in_portions, log_head
 from server.storage.paced_writes import write_paced
 from server.storage.projects.projects import project_by_pk
-from server.storage.quarantine.refused_events import contact_id_of
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class Erasures:
 
     async def _erase_refused(self, erasure: PendingErasure) -> int:
         """Delete the refused events that name the person, have the address anywhere, or are damaged and might."""
-        contact_id = await self._database.read(partial(contact_id_of, contact_key=erasure.contact_key))
+        contact_id = await self._database.read(partial(contacts.contact_id, key=erasure.contact_key))
         deleted = 0
         async for found in refused_of_person(self._database, erasure.project_pk, contact_id, erasure.email):
             for some in chunks(found.ids + found.damaged, PORTION_ROWS):
@@ -309,7 +309,7 @@ def _erase_events(erasure: PendingErasure, positions: Sequence[int], connection:
 def _contact_of(erasure: PendingErasure, connection: Connection) -> tuple[str, str]:
     """Return the ids of the project and of the contact, which is empty if there is none."""
     project_id = project_by_pk(connection, erasure.project_pk).id
-    return project_id, contact_id_of(connection, erasure.contact_key)
+    return project_id, contacts.contact_id(connection, erasure.contact_key)
 
 
 def _entries(project_id: str, contact_id: str, email: str, after: str, connection: Connection) -> EntriesOfPerson:

@@ -15,10 +15,10 @@ from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.model import AuditEntry
 from server.storage.address_search import AddressSearch
 from server.storage.damaged_text import bound_text, to_text
-from server.storage.tables import audit_entry, server_setting
+from server.storage.tables import audit_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy import Connection, Row
     from sqlalchemy.sql import ColumnElement
@@ -149,17 +149,6 @@ def erase_request_ids(connection: Connection, entry_ids: Sequence[str]) -> None:
     """Erase the request IDs of entries."""
     ids = [bound_text(entry_id) for entry_id in entry_ids]
     connection.execute(audit_entry.update().where(_entry.id.in_(ids)).values(request_id=""))
-
-
-def stored_settings(connection: Connection) -> dict[str, str]:
-    """Return the settings of the server that started last."""
-    return {row.name: row.value for row in connection.execute(sa.select(server_setting))}
-
-
-def store_settings(connection: Connection, settings: Mapping[str, str]) -> None:
-    """Replace the settings of the last start."""
-    connection.execute(server_setting.delete())
-    connection.execute(server_setting.insert(), [{"name": name, "value": value} for name, value in settings.items()])
 
 
 def _examined(wanted: AuditFilter) -> ColumnElement[bool]:

@@ -91,6 +91,11 @@ def contact_key(connection: Connection, project_pk: int, *, contact_id: str = ""
     return connection.scalar(sa.select(contact.c.key).where(contact.c.project_key == project_pk, wanted))
 
 
+def contact_id(connection: Connection, key: int) -> str:
+    """Return the id of a contact, deleted or not, by key; empty if there is none."""
+    return connection.scalar(sa.select(contact.c.id).where(contact.c.key == key)) or ""
+
+
 def contact_ids(connection: Connection, keys: Iterable[int]) -> dict[int, str]:
     """Return the ids of contacts, deleted ones included, by key."""
     rows = connection.execute(sa.select(contact.c.key, _TEXT_ID).where(contact.c.key.in_(list(keys))))

@@ -29,7 +29,7 @@ from server.errors import RefusedEventNotFound
 from server.storage.damaged_text import bound_text, is_damaged, reading_damaged_text, to_valid_text
 from server.storage.events.appending import Appender
 from server.storage.sqlite.writer import sqlite_driver
-from server.storage.tables import contact, quarantine, refused_event
+from server.storage.tables import quarantine, refused_event
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -228,11 +228,6 @@ def sizes_of(connection: Connection, project_pk: int, ids: Collection[str]) -> l
 def quarantined_projects(connection: Connection) -> Sequence[int]:
     """Return the projects that have events in quarantine."""
     return connection.scalars(sa.select(quarantine.c.project_key).where(quarantine.c.event_count > 0)).all()
-
-
-def contact_id_of(connection: Connection, contact_key: int) -> str:
-    """Return the id of a contact, empty if there is none."""
-    return connection.scalar(sa.select(contact.c.id).where(contact.c.key == contact_key)) or ""
 
 
 def _add_use(connection: Connection, project_pk: int, events: int, size: int) -> None:
