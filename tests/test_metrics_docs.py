@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.metrics import series
-from server.metrics.series import OTHER, TENANT_LABELS, BoundedCounter, LoopHistogram
+from server.metrics.series import TENANT_LABELS, LoopHistogram
 from tests.support.metrics_docs import documented_table, families, running_registry, table
 
 if TYPE_CHECKING:
@@ -61,18 +60,3 @@ def test_a_histogram_counts_each_observation_in_its_bucket_and_all_above() -> No
     assert counts == [2, 3, 4]
     assert registry.get_sample_value("call_seconds_count", {"code": "OK"}) == 4
     assert registry.get_sample_value("call_seconds_sum", {"code": "OK"}) == 5.65
-
-
-def test_labels_beyond_the_limit_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(series, "MAX_SERIES", 2)
-    registry = CollectorRegistry()
-    counter = BoundedCounter("refused", "Refused.", ("project", "event"), registry)
-    for name in ("a", "b", "c", "d", "a"):
-        counter.add(name, name)
-    value = registry.get_sample_value
-    assert [value("refused_total", {"project": name, "event": name}) for name in ("a", "b", "c", OTHER)] == [
-        2,
-        1,
-        None,
-        2,
-    ]
