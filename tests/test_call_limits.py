@@ -83,8 +83,8 @@ async def test_the_refusal_of_a_large_message_says_why(service: Service) -> None
 async def test_a_message_that_does_not_arrive_in_time_ends_its_call(
     service: Service, shop: Client, patch: pytest.MonkeyPatch
 ) -> None:
-    patch.setattr("server.rpc.calls.ARRIVAL_SECONDS", 0.5)
-    patch.setattr("server.rpc.calls.FIRST_MESSAGE_SECONDS", 0.5)
+    patch.setattr("server.rpc.message_reader.ARRIVAL_SECONDS", 0.5)
+    patch.setattr("server.rpc.message_reader.FIRST_MESSAGE_SECONDS", 0.5)
     before = await counted_too_slow(service)
     async with raw_connection(service.address) as connection, asyncio.timeout(10):
         for method in (SEND_EVENTS, STREAM_EVENTS):

@@ -74,7 +74,7 @@ class HeldBytes:
         self.size = 0
 
     async def take(self, size: int) -> None:
-        """Wait until so many bytes can be held. Raise BodiesTooLarge."""
+        """Wait until `size` bytes can be held. Raise BodiesTooLarge."""
         try:
             async with asyncio.timeout(BODY_WAIT_SECONDS):
                 await self._shared.acquire(self._key, size)

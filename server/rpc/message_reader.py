@@ -29,7 +29,7 @@ class MessageReader:
     async def receive(self, transport: Transport, task: asyncio.Task[Any], key: int, method: Method) -> bytes:
         """Receive the message of a call with one, for the project `key`.
 
-        The size of one that is not small is taken of `working`; the caller gives it back. Raise MalformedRequest.
+        Whoever receives it calls `done`, once it is no longer in work. Raise MalformedRequest.
         """
         limits = self._limits
         kind = key, method
@@ -54,6 +54,11 @@ class MessageReader:
         finally:
             limits.receiving.leave(task)
             limits.arriving.give(key)
+
+    def done(self, key: int, size: int) -> None:
+        """End the work on a message that `receive` has returned: until then, one that is not small is counted."""
+        if size > SMALL_BYTES:
+            self._limits.working.give(key, size)
 
     async def parse(self, parser: RequestParser, data: bytes, key: int) -> Any:
         """Parse a message; others are served between the slices of a large one."""
