@@ -6,19 +6,25 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import TooManyLargeMessages
+from server.auth.access import Access
+from server.errors import KeyExpired, TooManyLargeMessages
 from server.metrics import Metrics
-from server.rpc import call_limits, receive_limits
+from server.rpc import call_limits, calls, receive_limits
 from server.rpc.call_limits import MAX_MESSAGE_BYTES, CallLimits
 from server.rpc.open_calls import OpenCalls
 from server.rpc.receive_limits import LEAST_AT_A_TIME, MOST_AT_A_TIME, WINDOW_BYTES, ReceiveLimits
 from server.sharing.loop_time import LoopTime
 from tests.support.raw_http2 import INITIAL_WINDOW_SIZE, message_head, raw_connection
+from tests.support.refusals import refusal
 
 if TYPE_CHECKING:
+    import grpc
+
+    from server.auth.caller import Caller
     from tests.support.raw_http2 import RawConnection
     from tests.support.service import Client, Service
 
@@ -94,6 +100,19 @@ async def test_what_an_unread_call_may_send_does_not_grow(service: Service, shop
         assert connection.settings.get(INITIAL_WINDOW_SIZE, 65_535) <= 65_536
 
 
+@on_sqlite
+async def test_a_message_whose_caller_has_none_any_more_is_no_longer_in_work(
+    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "RECHECK_SECONDS", 0.0)
+    await shop.send()
+    with monkeypatch.context() as revoked:
+        revoked.setattr(Access, "authenticate", _refuse)
+        for _ in range(10):
+            assert await _code_of_a_large_message(service, shop) is StatusCode.UNAUTHENTICATED
+    assert await _code_of_a_large_message(service, shop) is StatusCode.INVALID_ARGUMENT
+
+
 async def test_messages_of_streams_wait_for_their_work_within_a_bound() -> None:
     limits = CallLimits(OpenCalls(), Metrics(), LoopTime())
     waiting: list[asyncio.Task[None]] = []
@@ -118,3 +137,12 @@ def _opened(connection: RawConnection) -> int:
 async def _windows_opened(connection: RawConnection, count: int) -> None:
     while _opened(connection) < count:
         await connection.next_frame()
+
+
+async def _refuse(*_: object) -> Caller:
+    raise KeyExpired
+
+
+async def _code_of_a_large_message(service: Service, client: Client) -> StatusCode:
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = service.channel.unary_unary(SEND_EVENTS)
+    return (await refusal(call(bytes(LARGE), metadata=client.metadata, timeout=10))).code

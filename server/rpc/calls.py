@@ -144,7 +144,11 @@ class Calls:
         """Receive the message of a call with one response. Raise AccessError if the key has ended meanwhile."""
         data = await self._messages.receive(transport, task, caller.project_pk, method)
         if perf_counter() - began > RECHECK_SECONDS:
-            await self._callers.authenticate_again(transport, method.scope, caller)
+            try:
+                await self._callers.authenticate_again(transport, method.scope, caller)
+            except BaseException:
+                self._messages.done(caller.project_pk, len(data))
+                raise
         return data
 
     async def _call_watched(
