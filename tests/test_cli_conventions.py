@@ -86,6 +86,15 @@ def test_an_error_of_the_server_is_json_with_its_reason_and_violations(signalbox
     assert all(each["message"] for each in error["violations"])
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_an_empty_path_does_not_stand_for_the_folder_that_a_command_runs_in(words: tuple[str, ...]) -> None:
+    context = click.Context(COMMANDS[words])
+    for parameter in COMMANDS[words].params:
+        if isinstance(parameter.type, click.Path):
+            with pytest.raises(click.BadParameter, match=r"empty|does not exist"):
+                parameter.type.convert("", parameter, context)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [

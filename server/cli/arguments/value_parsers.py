@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -46,6 +47,19 @@ def key(text: str) -> str:
     if not text:
         raise click.BadParameter("the key is empty; leave the option out to use the admin key of this machine")
     return secret(text)
+
+
+class FilePath(click.Path):
+    """A path that may not exist yet. An empty one does not stand for the folder that the command runs in."""
+
+    def __init__(self, *, files: bool = True, folders: bool = True) -> None:
+        super().__init__(file_okay=files, dir_okay=folders, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path. Raise BadParameter."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class WholeNumber(click.IntRange):

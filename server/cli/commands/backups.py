@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.options import database_option, debug_option, json_option
+from server.cli.arguments.value_parsers import FilePath
 from server.cli.output.tables import print_json
 from server.cli.startup_errors import clear_start_failures
 from server.cli.urls import without_password
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from server.storage.postgresql.url import PostgresUrl
 
-_file = click.argument("file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+_file = click.argument("file", type=FilePath(folders=False), metavar="FILE")
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import click
 
 from server.cli.arguments.options import debug_option, json_option, option
+from server.cli.arguments.value_parsers import FilePath
 from server.cli.definitions.cases import read_cases, run_case
 from server.cli.definitions.files import files_option
 from server.cli.output.json_text import to_json
@@ -17,6 +17,7 @@ from server.cli.output.tables import print_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from registry.errors import Violation
     from server.cli.definitions.cases import Mismatch, Result
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @option(
     "-d",
     "--definitions",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="PATH",
     multiple=True,
     help="A file or folder of definitions, instead of those that the files name. (repeatable)",

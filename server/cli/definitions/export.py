@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry.proto_names import file_stem
 from server.cli.arguments.options import option
+from server.cli.arguments.value_parsers import FilePath
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.errors import Failure
@@ -19,6 +19,7 @@ from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from server.cli.client.session import Session
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     "folder",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FilePath(files=False),
     required=True,
     metavar="DIR",
     help="Folder to write to, created if missing. Existing files of the same names are replaced.",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from server.cli.arguments.options import option
+from server.cli.arguments.value_parsers import FilePath
 from server.cli.client.session import client_command
 from server.cli.definitions.documents import read_definitions
 from server.cli.definitions.plan import Action, make_plan
@@ -17,6 +17,7 @@ from server.cli.output.tables import print_json, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from server.cli.client.session import Session
     from server.cli.definitions.plan import Difference, Plan, Step
@@ -30,7 +31,7 @@ files_option = option(
     "-f",
     "--file",
     "paths",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     metavar="PATH",
     multiple=True,
     required=True,

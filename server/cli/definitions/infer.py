@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +16,7 @@ from server.cli.arguments.enums import (
     enum_option,
 )
 from server.cli.arguments.options import option
-from server.cli.arguments.value_parsers import WholeNumber
+from server.cli.arguments.value_parsers import FilePath, WholeNumber
 from server.cli.client.session import client_command
 from server.cli.definitions.export import write_files
 from server.cli.output.quantities import quantity
@@ -26,6 +25,7 @@ from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from server.cli.client.session import Session
 
@@ -53,7 +53,7 @@ MAX_SAMPLE = 10_000
     "-o",
     "--output",
     "file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilePath(folders=False),
     metavar="FILE",
     help="File to write to instead of stdout; an existing one is replaced.",
 )
