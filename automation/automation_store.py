@@ -29,7 +29,7 @@ from automation.unused_keys import unused_key
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
 from registry.name_search import name_contains
-from registry.names import check_event_name, name_problem
+from registry.names import check_event_name, given_name_problem
 from registry.page_sizes import PAGE_CHARACTERS, page_of
 from registry.paths import property_path
 from registry.unreadable_rows import load_reported
@@ -226,7 +226,7 @@ def update_automation(
     Raise EtagMismatch, InvalidAutomation and InvalidName.
     """
     check_etag(etag, current.etag)
-    _check_automation(changed)
+    _check_automation(changed, current.name)
     if changed.state is AutomationState.ACTIVE and current.state is not AutomationState.ACTIVE:
         changed = replace(changed, activated_position=head)
     elif changed.state is AutomationState.DRAFT:
@@ -272,9 +272,9 @@ def has_labels(automation: Automation, labels: Mapping[str, str]) -> bool:
     return all(automation.labels.get(key) == value for key, value in labels.items())
 
 
-def _check_automation(checked: Automation | NewAutomation) -> None:
+def _check_automation(checked: Automation | NewAutomation, name_before: str = "") -> None:
     """Raise InvalidAutomation or InvalidName for invalid fields; the condition is checked elsewhere."""
-    if problem := name_problem(checked.name):
+    if problem := given_name_problem(checked.name, name_before):
         raise InvalidName(f"The name of the automation {problem}")
     check_event_name(checked.event_name, "event_name")
     if violations := list(_label_violations(checked.labels)):

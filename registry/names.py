@@ -1,4 +1,9 @@
-"""The rules for the names of events and properties."""
+"""The rules for names.
+
+Names of events and properties are those of senders. Those of projects, automations, subscriptions and API keys are
+given by people and read by others, in lists, logs and questions, so they must not contain characters that reorder the
+text around them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ RESERVED_PREFIX: Final = "signalbox:"
 # C0 and C1 controls, the two Unicode line breaks, and lone surrogates, which no UTF-8 can carry.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+_REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+
 
 def name_problem(name: str) -> str | None:
     """Return the problem with the name of an event or property, to follow what is named; None if it is valid."""
@@ -23,6 +30,21 @@ def name_problem(name: str) -> str | None:
     if control := _CONTROL.search(name):
         code, place = ord(control.group()), control.start() + 1
         return f"must not contain control characters; character {place} is U+{code:04X}"
+    return None
+
+
+def given_name_problem(name: str, before: str = "") -> str | None:
+    """Return the problem with a name that a resource is given, to follow what is named; None if it is valid.
+
+    The name that it had `before` stays valid, so that a resource from before a rule can be changed otherwise.
+    """
+    if name == before != "":
+        return None
+    if problem := name_problem(name):
+        return problem
+    if found := _REORDERING.search(name):
+        code, place = ord(found.group()), found.start() + 1
+        return f"must not contain characters that reorder text; character {place} is U+{code:04X}"
     return None
 
 

@@ -24,7 +24,7 @@ from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription
 from automation.unused_keys import unused_key
 from registry.errors import Violation
 from registry.etags import check_etag
-from registry.names import name_problem
+from registry.names import given_name_problem
 from registry.text_columns import as_text
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def update_subscription(
     changed = replace(subscription, **fields)
     if changed == subscription:
         return subscription
-    check_subscription(changed)
+    check_subscription(changed, subscription.name)
     _check_name_free(connection, changed)
     return _write(connection, replace(changed, version=subscription.version + 1, updated_at=now))
 
@@ -179,14 +179,14 @@ def outstanding_counts(connection: Connection, subscription_key: int, limit: int
     return {row[0]: row[1] for row in connection.execute(query.limit(limit))}
 
 
-def check_subscription(subscription: Subscription) -> None:
+def check_subscription(subscription: Subscription, name_before: str = "") -> None:
     """Raise InvalidSubscription unless every setting is within its limits."""
-    if violations := list(_violations(subscription)):
+    if violations := list(_violations(subscription, name_before)):
         raise InvalidSubscription(violations)
 
 
-def _violations(subscription: Subscription) -> Iterator[Violation]:
-    if fault := name_problem(subscription.name):
+def _violations(subscription: Subscription, name_before: str) -> Iterator[Violation]:
+    if fault := given_name_problem(subscription.name, name_before):
         yield Violation("subscription.name", "INVALID_NAME", f"The name of the subscription {fault}")
     if not _SECOND <= subscription.ack_deadline <= _HOUR:
         yield _out_of_range("ack_deadline", "ack_deadline must be 1 second to 1 hour")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
-from registry.names import name_problem
+from registry.names import given_name_problem
 from registry.timestamps import now_micros
 from server.auth.access import digest_of
 from server.errors import InvalidArgument, KeyInvalid, KeyNotActive, ProjectNotFound, SecretInUse
@@ -91,10 +91,9 @@ class Projects:
 
         Raise InvalidArgument, ProjectNotFound, ProjectAlreadyExists and EtagMismatch.
         """
-        if name is not None:
-            _check_name(name)
-
         found = await self.get(id_or_name)
+        if name is not None:
+            _check_name(name, found.name)
 
         def update(connection: Connection, record: AuditRecorder) -> Project:
             current = _read_again(connection, found)
@@ -266,8 +265,8 @@ def _read_again(connection: Connection, found: Project) -> Project:
         raise ProjectNotFound(found.id) from None
 
 
-def _check_name(name: str) -> None:
-    if problem := name_problem(name):
+def _check_name(name: str, before: str = "") -> None:
+    if problem := given_name_problem(name, before):
         raise InvalidArgument.at("name", "INVALID_ARGUMENT", f"The project name {problem}")
 
 
@@ -297,7 +296,7 @@ def _check_description(description: str) -> None:
 
 
 def _check_key_name(name: str) -> None:
-    if name and (problem := name_problem(name)):
+    if name and (problem := given_name_problem(name)):
         raise InvalidArgument.at("name", "INVALID_ARGUMENT", f"The name {problem}")
 
 

@@ -235,7 +235,9 @@ class Automation(_message.Message):
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
-    """Required. Display name. Need not be unique. Not blank; at most 255 characters."""
+    """Required. Display name. Need not be unique. Not blank; at most 255 characters; no controls, nor characters that
+    reorder text, such as U+202E.
+    """
     event_name: _builtins.str
     """Required. Name of the events to evaluate. It need not have a definition. Not blank; at most 255 characters."""
     condition: _builtins.str

@@ -309,7 +309,9 @@ class Subscription(_message.Message):
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
-    """Required. Name of the subscription, unique in the project. Not blank; at most 255 characters."""
+    """Required. Name of the subscription, unique in the project. Not blank; at most 255 characters; no controls, nor
+    characters that reorder text, such as U+202E.
+    """
     order: Global___DeliveryOrder.ValueType
     """Optional. Order of delivery. Cannot be changed."""
     max_attempts: _builtins.int

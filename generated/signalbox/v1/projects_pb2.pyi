@@ -213,7 +213,9 @@ class Project(_message.Message):
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
-    """Required. Name of the project, unique on the server. Not blank; at most 255 characters."""
+    """Required. Name of the project, unique on the server. Not blank; at most 255 characters; no controls, nor
+    characters that reorder text, such as U+202E.
+    """
     undefined_events: Global___UndefinedEvents.ValueType
     """Optional. What happens to an event that has no definition."""
     unknown_contacts: Global___UnknownContacts.ValueType
@@ -309,7 +311,7 @@ class ApiKey(_message.Message):
     hint: _builtins.str
     """Output only. The first and last characters of the secret, such as `sb_…x9Qk`."""
     name: _builtins.str
-    """Optional. Name of the key, for lists. At most 255 characters."""
+    """Optional. Name of the key, for lists. At most 255 characters, as those of a project's name."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required. What the key may do: `events:write`, `events:read`, `definitions:write`, `definitions:read`,
@@ -640,7 +642,7 @@ class CreateApiKeyRequest(_message.Message):
     without blanks. If not set, the server generates a secret with 256 random bits.
     """
     name: _builtins.str
-    """Optional. Name of the key, for lists. At most 255 characters."""
+    """Optional. Name of the key, for lists. At most 255 characters, as those of a project's name."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Optional. Scopes of the key. Defaults to `*`."""
