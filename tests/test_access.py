@@ -12,8 +12,8 @@ from server.auth.caller import ADMIN, ANY
 from server.bridge.dialects import KEY_PREFIXES
 from server.model import Dialect, Scope
 from server.services import demo
+from server.services.api_keys import NATIVE_PREFIX
 from server.services.demo import demo_secrets
-from server.services.projects import NATIVE_PREFIX
 from signalbox.v1 import event_ingest_pb2, projects_pb2
 from tests.support.contract import METHODS, met
 from tests.support.refusals import Refusal

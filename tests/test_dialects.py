@@ -16,7 +16,7 @@ from server.bridge.errors import report_error
 from server.bridge.routes import RouteTable
 from server.errors import DefinitionInUse
 from server.model import Dialect, NameCase, Scope, UndefinedEvents, UnknownContacts, UnknownIds
-from server.services.projects import NATIVE_PREFIX
+from server.services.api_keys import NATIVE_PREFIX
 from server.status import CODES
 from signalbox.v1 import projects_pb2 as pb
 

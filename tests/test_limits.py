@@ -44,7 +44,7 @@ from server.metrics import series
 from server.rpc import call_limits, json_reading, receive_limits
 from server.rpc.messages import deliveries, retention, watches
 from server.rpc.servicers import event_ingest, match_stream
-from server.services import emails, projects, runs
+from server.services import api_keys, emails, runs
 from server.services import quarantine as quarantine_service
 from server.settings import Settings
 from server.sharing import interpreter_lock, small_work
@@ -110,7 +110,7 @@ LIMITS = {
     "REST: connections of one address": "half of them",
     "REST: an answer that the client does not read": seconds(http_connection.WRITE_SECONDS),
     "Keys not seen before that are looked up at once": number(access.MAX_LOOKUPS),
-    "Grace period of a rotated secret": number(projects.MAX_GRACE / SECOND / 86_400, "days"),
+    "Grace period of a rotated secret": number(api_keys.MAX_GRACE / SECOND / 86_400, "days"),
     "A resource in an entry of the audit log": size(audited_changes.MAX_CONTENT_BYTES),
     "Refused events that a project keeps": number(SETTINGS.quarantine_events),
     "Bytes of refused events that a project keeps": size(SETTINGS.quarantine_bytes),

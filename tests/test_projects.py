@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from server.errors import ProjectNotFound
 from server.model import Dialect, Rules
-from server.services.projects import Projects
+from server.services.api_keys import ApiKeys
 from server.storage.projects.projects import get_project, insert_project
 from signalbox.v1 import contacts_pb2, event_definitions_pb2, event_ingest_pb2
 from signalbox.v1 import projects_pb2 as pb
@@ -362,8 +362,8 @@ async def test_a_project_is_read_by_its_id_or_name_alone(database: Database) -> 
 )
 def test_a_hint_shows_the_end_of_a_secret_that_keeps_enough_of_it(secret: str, hint: str) -> None:
     nothing: Any = None
-    projects = Projects(nothing, nothing, nothing, {Dialect.ARSEL: "ar_"})
-    assert projects._hint(secret) == hint
+    keys = ApiKeys(nothing, nothing, nothing, nothing, {Dialect.ARSEL: "ar_"})
+    assert keys._hint(secret) == hint
 
 
 async def test_a_shop_made_in_one_transaction_is_as_its_requests_make_it(service: Service) -> None:

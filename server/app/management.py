@@ -17,6 +17,7 @@ from server.bridge.dialects import KEY_PREFIXES
 from server.delivery.recent_matches import RecentMatches
 from server.ingest.catalog import Catalog
 from server.rpc.messages.audited_resources import describe
+from server.services.api_keys import ApiKeys
 from server.services.automations import Automations
 from server.services.contacts import Contacts
 from server.services.definitions import Definitions
@@ -47,6 +48,7 @@ class Management:
     catalog: Catalog
     recent: RecentMatches
     projects: Projects
+    keys: ApiKeys
     contacts: Contacts
     definitions: Definitions
     automations: Automations
@@ -69,12 +71,25 @@ async def managing(settings: Settings, storage: Storage, metrics: Metrics) -> As
         await record_settings(changes, settings)
         recent = RecentMatches()
         catalog = Catalog(database, recent.forget, changes)
-        projects = Projects(database, catalog, access, KEY_PREFIXES)
+        projects = Projects(database, catalog, access)
+        keys = ApiKeys(database, projects, catalog, access, KEY_PREFIXES)
         contacts = Contacts(database, recent.forget, changes)
         definitions, automations = Definitions(database, catalog), Automations(database, catalog)
         runs = Runs(database, catalog.thread, metrics.count_runs)
-        demo = await make_demo(projects, definitions, contacts, automations) if settings.demo else None
-        yield Management(access, changes, catalog, recent, projects, contacts, definitions, automations, runs, demo)
+        demo = await make_demo(projects, keys, definitions, contacts, automations) if settings.demo else None
+        yield Management(
+            access=access,
+            changes=changes,
+            catalog=catalog,
+            recent=recent,
+            projects=projects,
+            keys=keys,
+            contacts=contacts,
+            definitions=definitions,
+            automations=automations,
+            runs=runs,
+            demo=demo,
+        )
 
 
 async def _access(settings: Settings, database: Database) -> Access:

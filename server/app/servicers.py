@@ -62,7 +62,7 @@ def make_servicers(
         "EventDefinitions": EventDefinitionsServicer(definitions, backtests, types, inferences),
         "EventIngest": EventIngestServicer(ingest, Events(database), typed, stopping, loop_time),
         "MatchStream": MatchStreamServicer(delivery.matches, delivery.subscriptions, delivery.deliveries, shutdown),
-        "Projects": ProjectsServicer(management.projects),
+        "Projects": ProjectsServicer(management.projects, management.keys),
         "Quarantine": QuarantineServicer(quarantine),
     }
 

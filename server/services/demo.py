@@ -13,12 +13,13 @@ from server.auth.caller import Caller
 from server.errors import ContactNotFound, ProjectNotFound, SecretInUse
 from server.model import Dialect, Rules, Scope
 from server.paging import MAX_SIZE, PageRequest
+from server.services.api_keys import NATIVE_PREFIX, NewApiKey
 from server.services.contacts import ContactRef
-from server.services.projects import NATIVE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from server.services.api_keys import ApiKeys
     from server.services.automations import Automations
     from server.services.contacts import Contacts
     from server.services.definitions import Definitions
@@ -56,16 +57,18 @@ def demo_secrets(key_prefixes: Mapping[Dialect, str]) -> dict[Dialect, str]:
     return {dialect: prefix + SECRET.removeprefix(NATIVE_PREFIX) for dialect, prefix in key_prefixes.items()}
 
 
-async def make_demo(projects: Projects, definitions: Definitions, contacts: Contacts, automations: Automations) -> Demo:
+async def make_demo(
+    projects: Projects, keys: ApiKeys, definitions: Definitions, contacts: Contacts, automations: Automations
+) -> Demo:
     """Create the demo project with keys, a definition, a contact and an automation, if there is no project yet.
 
     A demo project of an earlier version gets the keys of newer dialects.
     """
-    secrets = demo_secrets(projects.key_prefixes)
+    secrets = demo_secrets(keys.prefixes)
     existing = await projects.list(PageRequest(1))
     if not existing.items:
         project = await projects.create(PROJECT, Rules())
-        await _create_keys(projects, project.id, secrets)
+        await _create_keys(keys, project.id, secrets)
         caller = Caller(project.pk, project.id, frozenset({Scope.ALL}))
         await definitions.create(caller, NewDefinition(EVENT, _SCHEMA, description="An order was paid for"))
         await contacts.upsert(project.pk, EMAIL, {"first_name": "Ada"})
@@ -76,14 +79,14 @@ async def make_demo(projects: Projects, definitions: Definitions, contacts: Cont
         contact = await contacts.get(project.pk, ContactRef(email=EMAIL))
     except (ProjectNotFound, ContactNotFound):
         return Demo("", secrets)
-    keys = (await projects.keys(project.id, PageRequest(MAX_SIZE))).items
-    if any(key.demo for key in keys):
-        await _create_keys(projects, project.id, secrets)
+    existing_keys = await keys.list(project.id, PageRequest(MAX_SIZE))
+    if any(key.demo for key in existing_keys.items):
+        await _create_keys(keys, project.id, secrets)
     return Demo(contact.id, secrets)
 
 
-async def _create_keys(projects: Projects, project_id: str, secrets: Mapping[Dialect, str]) -> None:
+async def _create_keys(keys: ApiKeys, project_id: str, secrets: Mapping[Dialect, str]) -> None:
     """Create the demo keys that do not exist yet."""
     for dialect, secret in secrets.items():
         with suppress(SecretInUse):
-            await projects.create_key(project_id, dialect, (), "demo", secret, demo=True)
+            await keys.create(project_id, NewApiKey(dialect, description="demo", secret=secret, demo=True))

@@ -19,7 +19,7 @@ from server.auth.access import digest_of
 from server.bridge.dialects import DIALECTS
 from server.model import ApiKey, Dialect, Rules, Scope
 from server.rpc.messages.definitions import read_schema
-from server.services.projects import NATIVE_PREFIX
+from server.services.api_keys import NATIVE_PREFIX
 from server.storage.contacts import insert_contact
 from server.storage.opening import open_database
 from server.storage.projects.heads import advance_catalog

@@ -11,19 +11,22 @@ from server.rpc.messages.projects import QUOTA, read_quota, read_rules, write_ke
 from server.rpc.messages.response_size import write_page
 from server.rpc.messages.retention import read_project_retention
 from server.rpc.messages.times import read_duration, read_timestamp
+from server.services.api_keys import NewApiKey
 from server.version import version
 from signalbox.v1 import projects_pb2 as pb
 
 if TYPE_CHECKING:
     from server.auth.caller import Caller
+    from server.services.api_keys import ApiKeys
     from server.services.projects import Projects
 
 
 class ProjectsServicer:
     """Manages projects and their keys."""
 
-    def __init__(self, projects: Projects) -> None:
+    def __init__(self, projects: Projects, keys: ApiKeys) -> None:
         self._projects = projects
+        self._keys = keys
 
     async def CreateProject(self, request: pb.CreateProjectRequest, _caller: Caller) -> pb.CreateProjectResponse:
         given = request.project
@@ -59,32 +62,32 @@ class ProjectsServicer:
         return pb.DeleteProjectResponse(project=write_project(project), **counts)
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, _caller: Caller) -> pb.CreateApiKeyResponse:
-        key, secret = await self._projects.create_key(
-            request.project,
+        new = NewApiKey(
             DIALECT.read(request.dialect, "dialect"),
             request.scopes,
             request.description,
             request.secret,
-            name=request.name,
-            expires_at=read_timestamp(request, "expires_at"),
+            request.name,
+            read_timestamp(request, "expires_at"),
         )
+        key, secret = await self._keys.create(request.project, new)
         return pb.CreateApiKeyResponse(api_key=write_key(key), secret=secret)
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, _caller: Caller) -> pb.ListApiKeysResponse:
-        page = await self._projects.keys(request.project, PageRequest(request.page_size, request.page_token))
+        page = await self._keys.list(request.project, PageRequest(request.page_size, request.page_token))
         response = pb.ListApiKeysResponse()
         response.next_page_token = write_page(page, write_key, response.api_keys)
         return response
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, _caller: Caller) -> pb.RevokeApiKeyResponse:
-        return pb.RevokeApiKeyResponse(api_key=write_key(await self._projects.revoke_key(request.id)))
+        return pb.RevokeApiKeyResponse(api_key=write_key(await self._keys.revoke(request.id)))
 
     async def RotateApiKey(self, request: pb.RotateApiKeyRequest, _caller: Caller) -> pb.RotateApiKeyResponse:
-        key, secret = await self._projects.rotate_key(request.id, read_duration(request, "grace") or 0)
+        key, secret = await self._keys.rotate(request.id, read_duration(request, "grace") or 0)
         return pb.RotateApiKeyResponse(api_key=write_key(key), secret=secret)
 
     async def WhoAmI(self, _request: pb.WhoAmIRequest, caller: Caller) -> pb.WhoAmIResponse:
-        project, key = await self._projects.who_is(caller)
+        project, key = await self._keys.who_is(caller)
         return pb.WhoAmIResponse(
             project=None if project is None else write_project(project),
             api_key=None if key is None else write_key(key),
