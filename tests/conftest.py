@@ -21,6 +21,7 @@ import structlog
 import uvloop
 from hypothesis import settings
 
+from server.auth import access
 from server.process.runtime import collect_garbage_rarely
 from server.storage import health
 from server.storage.opening import open_database
@@ -131,6 +132,7 @@ def patient_storage(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("late_commits") is None:
             patch.setattr(health, "LATE_SECONDS", 20.0)
+            patch.setattr(access, "LATE_SECONDS", 20.0)
             patch.setattr(health, "DOUBT_SECONDS", 30.0)
         yield
 

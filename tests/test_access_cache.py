@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,15 @@ import pytest_asyncio
 from server.auth import access
 from server.auth.access import UNKNOWN_SECONDS, Access, bearer_secret, digest_of
 from server.auth.caller import ADMIN, Caller
-from server.errors import AdminRequired, KeyInvalid, KeyMissing, ProjectNotFound, ProjectRequired, ScopeMissing
+from server.errors import (
+    AdminRequired,
+    KeyInvalid,
+    KeyMissing,
+    ProjectNotFound,
+    ProjectRequired,
+    ScopeMissing,
+    StorageLate,
+)
 from server.model import ApiKey, Dialect, Rules, Scope
 from server.storage.projects.keys import insert_key
 from server.storage.projects.projects import insert_project
@@ -34,11 +43,14 @@ class Counted:
         self.epoch = 0
         self.reads = 0
         self.during_read: Callable[[], None] = lambda: None
+        self.responds = asyncio.Event()
+        self.responds.set()
         self._database = database
 
     async def read(self, work: Any, *, brief: bool = False) -> Any:
         assert brief
         self.reads += 1
+        await self.responds.wait()
         found = await self._database.read(work, brief=brief)
         self.during_read()
         return found
@@ -179,6 +191,25 @@ async def test_the_admin_key_acts_for_the_project_that_it_names(keys: Keys) -> N
 
 
 ONE, ALL = frozenset({"events:read"}), frozenset({Scope.ALL})
+
+
+@on_sqlite
+async def test_no_call_waits_for_a_database_that_does_not_respond(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "LATE_SECONDS", 0.3)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    keys.database.responds.clear()
+    calls = [keys.access.authenticate_secret(secret) for secret in SECRETS[:2]]
+    calls.append(keys.access.authenticate_secret(ADMIN_SECRET, keys.project.id))
+    refused = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(error) for error in refused] == [StorageLate] * 3
+    assert 0.3 <= loop.time() - began < 5
+    began = loop.time()
+    with pytest.raises(StorageLate):
+        await keys.access.authenticate_secret(SECRETS[0])
+    assert loop.time() - began < 0.3
+    keys.database.responds.set()
+    assert await keys.reads(*SECRETS[:2]) == 0
 
 
 def test_a_call_without_its_scope_is_refused_with_the_missing_one() -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from registry.timestamps import now_micros
 from server.auth.caller import ADMIN, Caller
@@ -29,6 +29,7 @@ from server.errors import (
     KeyMissing,
     ProjectNotFound,
     StorageError,
+    StorageLate,
     TooManyKeyLookups,
 )
 from server.paging import sign_with
@@ -39,16 +40,25 @@ from server.storage.projects.keys import key_by_digest
 from server.storage.projects.projects import get_project, project_by_pk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
 
     from sqlalchemy import Connection
 
     from server.model import ApiKey, Project
     from server.storage.database import Database
 
+T = TypeVar("T")
+
 MAX_LOOKUPS: Final = 500
 """The most uncached keys that are looked up at the same time. Real keys are few and cached; a flood of invented ones
 would fill the queue of brief reads, at 0.1 ms each, in which senders and heartbeats wait too."""
+
+LATE_SECONDS: Final = 1.4
+"""The longest time for which calls wait for the lookup of their key or project, as long as for a commit: it takes a
+millisecond, but while a database does not respond, a driver takes half a minute to find out."""
+
+_STALL_SECONDS: Final = 0.05
+"""The time for a result that arrived while the event loop was held up, or the process stopped, to be seen."""
 
 EXPIRY_SECONDS: Final = 30.0
 """The longest time for which a key that expires is cached."""
@@ -69,6 +79,23 @@ class WatchedStream:
     end: Callable[[Exception], None]
     version: int | None = None
     suspect: bool = False
+
+
+class _Lookup(Generic[T]):
+    """A read for callers that wait for it, for LATE_SECONDS after it has begun."""
+
+    def __init__(self, read: Coroutine[Any, Any, T], name: str) -> None:
+        self.task = asyncio.create_task(read, name=name)
+        self._late_at = monotonic() + LATE_SECONDS
+
+    async def result(self) -> T:
+        """Return what was read. Raise what the read raised, and StorageLate."""
+        for seconds in (max(0.0, self._late_at - monotonic()), _STALL_SECONDS):
+            if not self.task.done():
+                await asyncio.wait({self.task}, timeout=seconds)
+        if not self.task.done():
+            raise StorageLate
+        return self.task.result()
 
 
 class Access:
@@ -94,7 +121,7 @@ class Access:
         self._invalidations = 0
         self._unknown: dict[bytes, tuple[float, KeyInvalid | KeyExpired]] = {}
         self._creations = 0
-        self._lookups: dict[tuple[bytes, int, int], asyncio.Task[Caller]] = {}
+        self._lookups: dict[tuple[bytes, int, int], _Lookup[Caller]] = {}
         """The lookups in progress. Calls with the same key share one."""
         self._used: set[str] = set()
         """The keys that were used since `take_used`."""
@@ -115,7 +142,7 @@ class Access:
     async def authenticate(self, authorization: str, project: str) -> Caller:
         """Return the caller of an `authorization` value; `project` is the one that the call names, if any.
 
-        Raise KeyMissing, KeyInvalid, TooManyKeyLookups and ProjectNotFound.
+        Raise KeyMissing, KeyInvalid, TooManyKeyLookups, ProjectNotFound and StorageError.
         """
         return await self.authenticate_secret(bearer_secret(authorization), project)
 
@@ -123,7 +150,7 @@ class Access:
         """Return the caller of a bare secret.
 
         From now on the current task works for the caller's project, and signs page tokens with this server's secret.
-        Raise KeyInvalid, TooManyKeyLookups and ProjectNotFound.
+        Raise KeyInvalid, TooManyKeyLookups, ProjectNotFound and StorageError.
         """
         digest = digest_of(secret)
         return self._cached(digest, project) or self._served(await self._identify(digest, project))
@@ -288,10 +315,15 @@ class Access:
         return Caller(found.pk, found.id, frozenset({ADMIN}))
 
     async def _project(self, project: str) -> Project:
-        return await self._database.read(lambda connection: get_project(connection, project), brief=True)
+        read = self._database.read(lambda connection: get_project(connection, project), brief=True)
+        lookup = _Lookup(read, "look-up-project")
+        try:
+            return await lookup.result()
+        finally:
+            lookup.task.cancel()
 
     async def _by_key(self, digest: bytes) -> Caller:
-        """Look up a key that is not cached. Raise KeyInvalid, KeyExpired and TooManyKeyLookups."""
+        """Look up a key that is not cached. Raise KeyInvalid, KeyExpired, TooManyKeyLookups and StorageError."""
         unknown_until = self._unknown.get(digest)
         if unknown_until is not None:
             until, error = unknown_until
@@ -304,9 +336,9 @@ class Access:
         if looking is None:
             if len(self._lookups) >= MAX_LOOKUPS:
                 raise TooManyKeyLookups
-            looking = self._lookups[lookup] = asyncio.create_task(self._look_up(digest), name="look-up-key")
-            looking.add_done_callback(partial(self._looked_up, lookup))
-        return await asyncio.shield(looking)
+            looking = self._lookups[lookup] = _Lookup(self._look_up(digest), "look-up-key")
+            looking.task.add_done_callback(partial(self._looked_up, lookup))
+        return await looking.result()
 
     async def _look_up(self, digest: bytes) -> Caller:
         as_server()
