@@ -47,7 +47,7 @@ test-long: $(VENV)/ready ## Run the long forms of the generated tests, for hours
 	SIGNALBOX_COMPATIBILITY_STEP=1 $(BIN)/python -m pytest --timeout=0 tests/test_compatibility.py
 	SIGNALBOX_ORACLE_EXAMPLES=200000 $(BIN)/python -m pytest --timeout=0 tests/test_conditions_oracle.py
 	SIGNALBOX_INDEX_EXAMPLES=20000 $(BIN)/python -m pytest --timeout=0 tests/test_conditions_index.py
-	SIGNALBOX_LEASING_EXAMPLES=2000 $(BIN)/python -m pytest --timeout=0 tests/test_leasing.py
+	SIGNALBOX_LEASING_EXAMPLES=2000 $(BIN)/python -m pytest --timeout=0 tests/test_leasing_model.py
 	SIGNALBOX_RENAMING_SEEDS=200 $(BIN)/python -m pytest --timeout=0 tests/test_renaming.py
 	SIGNALBOX_SCHEDULES=100000 $(BIN)/python -m pytest --timeout=0 tests/test_dispatcher.py
 	SIGNALBOX_VALUES_EXAMPLES=2000 $(BIN)/python -m pytest --timeout=0 tests/test_values.py

@@ -1,44 +1,30 @@
-"""Subscriptions and their leasing step: each fact over both databases, then all promises against a model."""
+"""Subscriptions and their leasing step: each fact, over both databases."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
 import pytest_asyncio
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from sqlalchemy import create_engine, insert, select
+from sqlalchemy import select
 
-from automation.automation_store import create_automation
-from automation.automations import AutomationState, NewAutomation
-from automation.deletion.retention import deletable_matches, delete_matches, move_start
 from automation.errors import InvalidSubscription, SubscriptionAlreadyExists, SubscriptionNotFound
-from automation.match_log import log_end, log_start, match_values, matches_at
-from automation.matches import Match, MatchFilter, MatchKind
-from automation.run_transitions import new_run_values
+from automation.matches import MatchFilter
 from automation.subscriptions import tables as subscription_tables
-from automation.subscriptions.leasing import step
 from automation.subscriptions.log_reading import READ_LIMIT
-from automation.subscriptions.parked_matches import count_parked, discard_parked, list_parked, replay_parked
+from automation.subscriptions.parked_matches import count_parked, discard_parked, list_parked
 from automation.subscriptions.store import (
-    BLOCKED,
     SubscriptionChanges,
-    create_subscription,
     delete_subscription,
     get_subscription,
     list_subscriptions,
     outstanding_counts,
-    seek_subscription,
     stats_of,
     update_subscription,
 )
-from automation.subscriptions.tables import subscription_delivery
 from automation.subscriptions.values import (
     Ack,
     Backoff,
@@ -50,7 +36,6 @@ from automation.subscriptions.values import (
     NackAction,
     ParkedSelection,
     ParkingCause,
-    SearchBounds,
     SettleOutcome,
     SettleResult,
     Subscription,
@@ -58,116 +43,31 @@ from automation.subscriptions.values import (
     Undelivered,
     lease_serial,
 )
-from automation.tables import automation_match, metadata, run
+from automation.tables import run
 from registry.errors import EtagMismatch
-from registry.log_ids import LogIds
+from tests.support.leasing import (
+    ALL,
+    NOW,
+    PROJECT,
+    SECOND,
+    SUBSCRIPTION,
+    Engine,
+    engine_for,
+    ids,
+    make_automation,
+    match,
+    outcomes,
+    positions,
+    record,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from sqlalchemy import Connection
 
-    from automation.subscriptions.values import Settlement, StepResult
     from server.storage.database import Database
     from tests.support.stores import Store
-
-EXAMPLES = int(os.environ.get("SIGNALBOX_LEASING_EXAMPLES", "15"))
-
-T = TypeVar("T")
-
-SECOND = 1_000_000
-NOW = 1_780_000_000 * SECOND
-PROJECT = 7
-ALL = ParkedSelection(all=True)
-
-SUBSCRIPTION = Subscription(
-    key=0,
-    project_pk=PROJECT,
-    id="01980000-0000-7000-8000-00000000abcd",
-    name="engine",
-    filter=MatchFilter(),
-    order=DeliveryOrder.POSITION,
-    ack_deadline=30 * SECOND,
-    max_attempts=3,
-    backoff=Backoff(),
-    read_position=0,
-    floor_position=0,
-    last_serial=0,
-    seek_serial=0,
-    version=0,
-    created_at=NOW,
-    updated_at=NOW,
-)
-
-
-def match(position: int, contact: int = 0, automation: int = 1, event: str = "order_completed") -> Match:
-    ids = LogIds(NOW)
-    return Match(
-        position, ids.make(position), MatchKind.STARTED, automation, position, ids.make(position), position, event,
-        contact, NOW + position,
-    )  # fmt: skip
-
-
-def record(connection: Connection, matches: Sequence[Match]) -> None:
-    names = [column.name for column in automation_match.columns]
-    rows = [dict(zip(names, match_values(PROJECT, each), strict=True)) for each in matches]
-    connection.execute(insert(automation_match), rows)
-    names = [column.name for column in run.columns]
-    connection.execute(insert(run), [dict(zip(names, new_run_values(PROJECT, each), strict=True)) for each in matches])
-
-
-def make_automation(connection: Connection, number: int, labels: dict[str, str]) -> int:
-    wanted = NewAutomation(f"automation {number}", "order_completed", state=AutomationState.ACTIVE, labels=labels)
-    return create_automation(connection, PROJECT, str(UUID(int=number)), wanted, 0, NOW).key
-
-
-@dataclass
-class Engine:
-    """Drives one subscription; time is a number that the tests advance."""
-
-    database: Database
-    subscription: Subscription
-    now: int = NOW
-
-    async def do(self, work: Callable[[Connection], T]) -> T:
-        return await self.database.write(work)
-
-    async def record(self, *matches: Match) -> None:
-        await self.do(lambda connection: record(connection, matches))
-
-    async def step(
-        self,
-        *settlements: Settlement | Undelivered,
-        requests: Sequence[DeliveryRequest] = (),
-        take_overs: Sequence[TakeOver] = (),
-    ) -> StepResult:
-        key, now = self.subscription.key, self.now
-        return await self.do(lambda connection: step(connection, key, lambda: now, settlements, requests, take_overs))
-
-    async def lease(self, room: int = 100, consumer: str = "a", *settlements: Settlement) -> list[Delivery]:
-        return (await self.step(*settlements, requests=[DeliveryRequest(consumer, room, 1_000)])).deliveries[0]
-
-    async def settle(self, settle: Settlement) -> list[SettleResult]:
-        return (await self.step(settle)).results[0]
-
-    async def read(self) -> Subscription:
-        return await self.do(lambda connection: get_subscription(connection, PROJECT, self.subscription.id))
-
-    async def seek(self, position: int) -> Subscription:
-        return await self.do(
-            lambda connection: seek_subscription(connection, PROJECT, self.subscription.id, position, "", self.now)
-        )
-
-    async def parked(self) -> list[int]:
-        found = await self.do(lambda connection: list_parked(connection, self.subscription, ALL, 100))
-        return [each.match.position for each in found]
-
-    async def replay(self, selection: ParkedSelection = ALL) -> int:
-        return await self.do(lambda connection: replay_parked(connection, self.subscription.key, selection, self.now))
-
-
-async def engine_for(database: Database, wanted: Subscription = SUBSCRIPTION) -> Engine:
-    return Engine(database, await database.write(lambda connection: create_subscription(connection, wanted)))
 
 
 @pytest_asyncio.fixture
@@ -178,18 +78,6 @@ async def engine(database: Database) -> Engine:
 @pytest_asyncio.fixture
 async def by_contact(database: Database) -> Engine:
     return await engine_for(database, replace(SUBSCRIPTION, order=DeliveryOrder.CONTACT))
-
-
-def ids(deliveries: Sequence[Delivery]) -> list[str]:
-    return [each.id for each in deliveries]
-
-
-def positions(deliveries: Sequence[Delivery]) -> list[int]:
-    return [each.match.position for each in deliveries]
-
-
-def outcomes(results: Sequence[SettleResult]) -> list[SettleOutcome]:
-    return [each.outcome for each in results]
 
 
 # First deliveries and acknowledgements
@@ -591,225 +479,3 @@ async def test_steps_at_the_same_time_never_lease_one_match_twice(engine: Engine
     await engine.record(*(match(position) for position in range(1, 201)))
     leased = await asyncio.gather(*(engine.lease(5, f"consumer {number}") for number in range(40)))
     assert sorted(position for each in leased for position in positions(each)) == list(range(1, 201))
-
-
-class Promises(RuleBasedStateMachine):
-    """Any run of steps against a model: what each match has come to, and which leases are out."""
-
-    WINDOW = 3
-    CONSUMERS = ("a", "b")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.connection = create_engine("sqlite://").connect()
-        metadata.create_all(self.connection)
-        self.now, self.head, self.floor, self.serial = NOW, 0, 0, 0
-        self.contacts: dict[int, int] = {}
-        self.wanted: set[int] = set()
-        self.done: set[int] = set()
-        self.parked: set[int] = set()
-        self.leases: dict[str, Delivery] = {}
-        self.newest_first = 0
-        self.bounds = SearchBounds()
-
-    @initialize(order=st.sampled_from(DeliveryOrder), filtered=st.booleans())
-    def subscribe(self, order: DeliveryOrder, filtered: bool) -> None:
-        wanted = MatchFilter(event_names=("order_completed",) if filtered else ())
-        self.filtered = filtered
-        self.subscription = create_subscription(self.connection, replace(SUBSCRIPTION, order=order, filter=wanted))
-
-    @rule(contacts=st.lists(st.integers(0, 2), min_size=1, max_size=6), other=st.booleans())
-    def record(self, contacts: list[int], other: bool) -> None:
-        names = ["signup" if other and at == 0 else "order_completed" for at in range(len(contacts))]
-        made = [
-            match(self.head + at, each, event=name)
-            for at, (each, name) in enumerate(zip(contacts, names, strict=True), 1)
-        ]
-        record(self.connection, made)
-        self.head += len(made)
-        self.contacts |= {each.position: each.contact_key for each in made}
-        self.wanted |= {each.position for each in made if not self.filtered or each.event_name == "order_completed"}
-
-    @rule(room=st.integers(1, 4), both=st.booleans())
-    def lease(self, room: int, both: bool) -> None:
-        self.step([], self.CONSUMERS if both else self.CONSUMERS[:1], room)
-
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data(), action=st.sampled_from([None, *NackAction]), room=st.integers(0, 3))
-    def settle(self, data: st.DataObject, action: NackAction | None, room: int) -> None:
-        chosen = data.draw(st.lists(st.sampled_from(sorted(self.leases)), min_size=1, max_size=3, unique=True))
-        self.step([Ack(chosen) if action is None else Nack(chosen, action)], self.CONSUMERS, room)
-
-    @precondition(lambda self: self.leases)
-    @rule(data=st.data())
-    def extend(self, data: st.DataObject) -> None:
-        self.step([Extend([data.draw(st.sampled_from(sorted(self.leases)))])], (), 0)
-
-    @rule(seconds=st.sampled_from([0, 1, 10, 30, 31]))
-    def wait(self, seconds: int) -> None:
-        self.now += seconds * SECOND
-
-    @rule(consumer=st.sampled_from(CONSUMERS), data=st.data())
-    def reopen(self, consumer: str, data: st.DataObject) -> None:
-        own = sorted(key for key, each in self.leases.items() if each.consumer_id == consumer)
-        held = data.draw(st.lists(st.sampled_from(own), unique=True)) if own else []
-        self.step([], (), 0, TakeOver(consumer, held))
-
-    @precondition(lambda self: self.parked)
-    @rule()
-    def replay(self) -> None:
-        assert replay_parked(self.connection, self.subscription.key, ALL, self.now) == len(self.parked)
-        self.parked.clear()
-        # As a dispatcher that is woken: it knows of no time until which nothing is due.
-        self.bounds = replace(self.bounds, nothing_due_until=0)
-
-    @rule(data=st.data(), limit=st.integers(1, 3))
-    def prune(self, data: st.DataObject, limit: int) -> None:
-        before = NOW + data.draw(st.integers(0, self.head)) + 1
-        move_start(self.connection, PROJECT, before, self.head)
-        after: int | None = 0
-        while after is not None:
-            gone, after = deletable_matches(self.connection, PROJECT, after, limit)
-            delete_matches(self.connection, PROJECT, gone)
-
-    @rule(data=st.data())
-    def seek(self, data: st.DataObject) -> None:
-        place = data.draw(st.integers(log_start(self.connection, PROJECT).position - 1, self.head))
-        seek_subscription(self.connection, PROJECT, self.subscription.id, place, "", self.now)
-        self.leases.clear()
-        self.floor = self.newest_first = place
-        # Matches up to and including the new position are not delivered again, later ones are.
-        self.done = {each for each in self.wanted if each <= place} - self.parked
-
-    def read(self) -> Subscription:
-        return get_subscription(self.connection, PROJECT, self.subscription.id)
-
-    def failed(self, delivery: Delivery) -> None:
-        if delivery.attempt == self.subscription.max_attempts:
-            self.parked.add(delivery.match.position)
-
-    def step(
-        self, settlements: list[Settlement], consumers: Sequence[str], room: int, *take_overs: TakeOver
-    ) -> list[Delivery]:
-        requests = [DeliveryRequest(each, room, self.WINDOW) for each in consumers]
-        clock = lambda: self.now  # noqa: E731
-        result = step(self.connection, self.subscription.key, clock, settlements, requests, take_overs, self.bounds)
-        # No full search mends what the bounds may miss.
-        self.bounds = replace(result.bounds, full_at=2**62)
-        self.check_next_due(result.next_due)
-        for said, results in zip(settlements, result.results, strict=True):
-            for one in results:
-                self.check_result(said, one)
-        for taken, kept in zip(take_overs, result.kept, strict=True):
-            self.check_taken_over(taken, kept)
-        for key in [key for key, each in self.leases.items() if each.lease_expires_at <= self.now]:
-            self.failed(self.leases.pop(key))
-        first = [each for batch in result.deliveries for each in batch]
-        for each in first:
-            self.check_delivery(each)
-        assert all(count <= self.WINDOW for count in result.outstanding.values()), "BoundedMemory"
-        assert result.outstanding == {
-            each: sum(lease.consumer_id == each for lease in self.leases.values()) for each in consumers
-        }
-        self.check_exhausted(result, room * len(consumers))
-        return first
-
-    def check_exhausted(self, result: StepResult, capacity: int) -> None:
-        """Only a step with capacity left over claims that nothing is available, and then nothing is."""
-        leased = sum(map(len, result.deliveries))
-        assert not (result.exhausted and (result.more or leased >= capacity))
-        if result.exhausted:
-            probe = self.connection.begin_nested()
-            again = step(self.connection, self.subscription.key, lambda: self.now, (), [DeliveryRequest("probe", 10)])
-            assert again.deliveries == [[]]
-            probe.rollback()
-        elif not result.more:
-            full = [each == self.WINDOW for each in result.outstanding.values()]
-            assert not capacity or all(each or full[at] for at, each in enumerate(result.deliveries))
-
-    def check_taken_over(self, taken: TakeOver, kept: list[str]) -> None:
-        assert kept == taken.held_delivery_ids
-        for key in [key for key, each in self.leases.items() if each.consumer_id == taken.consumer_id]:
-            if key not in kept:
-                self.failed(self.leases.pop(key))
-
-    def check_next_due(self, next_due: int) -> None:
-        """A look at every row finds nothing due earlier; a step that searches nothing may name a settled match."""
-        rows = self.connection.execute(select(subscription_delivery.c.due_at, subscription_delivery.c.state)).all()
-        due = [row.due_at for row in rows if row.state != BLOCKED and row.due_at > self.now]
-        assert not next_due or next_due > self.now
-        assert not due or 0 < next_due <= min(due)
-        assert self.bounds.nothing_due_until or next_due == min(due, default=0)
-
-    def check_result(self, said: Settlement, result: SettleResult) -> None:
-        lease = self.leases[result.delivery_id]
-        if isinstance(said, Extend):
-            assert result.outcome is SettleOutcome.EXTENDED
-            self.leases[result.delivery_id] = Delivery(
-                lease.id, lease.consumer_id, lease.attempt, lease.match, result.due_at, False, ""
-            )
-            return
-        del self.leases[result.delivery_id]
-        if isinstance(said, Ack) or said.action is NackAction.SKIP:
-            assert result.outcome is (SettleOutcome.ACKNOWLEDGED if isinstance(said, Ack) else SettleOutcome.SKIPPED)
-            self.done.add(lease.match.position)
-        elif said.action is NackAction.PARK or lease.attempt == self.subscription.max_attempts:
-            assert result.outcome is SettleOutcome.PARKED
-            self.parked.add(lease.match.position)
-        else:
-            assert result.outcome is SettleOutcome.RETRYING
-
-    def check_delivery(self, each: Delivery) -> None:
-        position, contact = each.match.position, each.match.contact_key
-        assert position in self.wanted, "FilterExact"
-        assert position not in self.done, "NoRedeliveryAfterConfirmedAck"
-        assert position not in {lease.match.position for lease in self.leases.values()}, "NoConcurrentLease"
-        if self.subscription.order is DeliveryOrder.CONTACT:
-            earlier = {at for at in self.wanted if contact and self.contacts[at] == contact and at < position}
-            assert earlier <= self.done | self.parked, "Ordered"
-        elif each.attempt == 1 and not each.replayed:
-            assert position > self.newest_first, "Ordered"
-            self.newest_first = position
-        self.parked.discard(position)
-        self.leases[each.id] = each
-
-    @invariant()
-    def the_floor_holds(self) -> None:
-        if not hasattr(self, "subscription"):
-            return
-        current = self.read()
-        assert current.floor_position >= self.floor, "FloorMonotone"
-        assert current.floor_position <= current.read_position
-        self.floor = current.floor_position
-        found = list_parked(self.connection, current, ALL, 1_000)
-        assert {each.match.position for each in found} == self.parked
-
-    @invariant()
-    def what_is_owed_is_kept(self) -> None:
-        """NoAckedLoss: whatever was pruned."""
-        owed = sorted(self.wanted - self.done)
-        assert list(matches_at(self.connection, PROJECT, owed)) == owed
-        assert log_end(self.connection, PROJECT) == self.head
-
-    def teardown(self) -> None:
-        try:
-            self.drain()
-        finally:
-            self.connection.close()
-            self.connection.engine.dispose()
-
-    def drain(self) -> None:
-        """Every match of the filter is acknowledged, parked or skipped in the end, and the floor reaches the head."""
-        if hasattr(self, "subscription"):
-            for _ in range(3 * self.head + 10):
-                if self.wanted <= self.done | self.parked and self.read().floor_position == self.head:
-                    break
-                self.now += 60 * SECOND
-                self.step([Ack(sorted(self.leases))] if self.leases else [], self.CONSUMERS, 3)
-            assert self.wanted <= self.done | self.parked, "AtLeastOnce, NoAckedLoss"
-            self.the_floor_holds()
-            assert self.floor == self.head
-
-
-TestPromises = Promises.TestCase
-TestPromises.settings = settings(max_examples=EXAMPLES, stateful_step_count=25, deadline=None)

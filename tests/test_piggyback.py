@@ -21,8 +21,8 @@ from server.delivery.dispatcher import Dispatcher
 from server.delivery.dispatchers import GROUP_STEPS, PIGGYBACK_STEPS, Dispatchers
 from server.errors import InternalError
 from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
+from tests.support.leasing import SUBSCRIPTION
 from tests.support.stores import PostgresStore
-from tests.test_leasing import SUBSCRIPTION
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence

@@ -29,6 +29,7 @@ from signalbox.v1 import (
     refusals_pb2,
 )
 from tests.support.automations import automate
+from tests.support.leasing import NOW, SECOND, SUBSCRIPTION, match, record
 from tests.support.list_filters import examine_at_most, filters_of, lists, singles_and_pairs
 from tests.support.messages import ADA, ORDER, event
 from tests.support.plans import plans
@@ -36,7 +37,6 @@ from tests.support.quarantine import KEEP
 from tests.support.refusals import refusal
 from tests.support.service import serving
 from tests.support.stores import PostgresStore
-from tests.test_leasing import NOW, SECOND, SUBSCRIPTION, match, record
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -1,7 +1,7 @@
 """A subscription in memory, and the neighbours of the dispatcher in a server, in virtual time.
 
 `ModelSubscription.step` does what `automation.subscriptions.leasing.step` does in the tables, with limits so small that
-a step often leaves something to the next one. `tests/test_leasing.py` holds the real step to the same statements.
+a step often leaves something to the next one. `tests/test_leasing_model.py` holds the real step to the same statements.
 """
 
 from __future__ import annotations
