@@ -14,7 +14,7 @@ from server.rpc.messages.matches import write_match
 from signalbox.v1 import projects_pb2
 from tests.support.automations import RESUMED, STARTED, automate, await_event, change, get_run, matches_of
 from tests.support.messages import ADA, ANYTHING, BOB, event, schema
-from tests.test_watch import EARLIEST, PAID, after, all_of, answer_of, positions, read_to_end, watching
+from tests.support.watches import EARLIEST, PAID, after, all_of, answer_of, positions, read_to_end, watching
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from signalbox.v1 import match_stream_pb2 as pb
     from signalbox.v1.match_pb2 import Match as MatchMessage
     from tests.support.service import Client, Service
-    from tests.test_watch import Watch
+    from tests.support.watches import Watch
 
 pytestmark = pytest.mark.lasting
 

@@ -15,7 +15,6 @@ import asyncpg
 import grpc
 import pytest
 from grpc import StatusCode
-from grpc_health.v1 import health_pb2
 
 from server.errors import StorageReadOnly
 from server.storage.opening import open_database
@@ -23,6 +22,7 @@ from server.storage.postgresql.connections import KEEPALIVE_IDLE_S, Connector
 from server.storage.postgresql.url import parse_postgres_url
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate
+from tests.support.clusters import _numbers, created, states_of, url_of
 from tests.support.messages import ADA, INDEPENDENT, event, schema
 from tests.support.postgres import USER, find_binaries, running_cluster
 from tests.support.process import server_process
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_numbers = count(1)
 
 RECONNECT_SECONDS = 10.0
 """Servers have found the new primary by then, on a busy machine too; on a quiet one it takes one."""
@@ -248,17 +247,6 @@ async def until_refused(client: Client) -> str:
             await asyncio.sleep(0.05)
 
 
-async def created(cluster: Cluster) -> str:
-    """Create a database, and return its name."""
-    name = f"failover_{next(_numbers)}"
-    await asyncio.to_thread(cluster.execute, f"CREATE DATABASE {name}")
-    return name
-
-
-def url_of(*clusters: Cluster, database: str) -> str:
-    return f"postgresql://{USER}@{','.join(each.address for each in clusters)}/{database}"
-
-
 async def test_nothing_remembered_of_a_tail_that_a_failover_lost_is_used(primary: Cluster) -> None:
     database = await created(primary)
     with primary.standby() as standby:
@@ -329,24 +317,6 @@ class Senders:
 
 async def _send_by_next(clients: Iterator[Client], sent: event_ingest_pb2.EventInput) -> event_ingest_pb2.EventReceipt:
     return await next(clients).send(sent)
-
-
-async def states_of(node: Service) -> tuple[str, bool]:
-    """Return what a server says of its readiness over HTTP, and whether its health over gRPC is that it serves."""
-    page = (await node.http.get("/readyz")).json()["status"]
-    answer = await health(node, "signalbox.v1.EventIngest")
-    assert await health(node, "")
-    return page, answer
-
-
-async def health(node: Service, name: str) -> bool:
-    call: Any = node.channel.unary_unary(
-        "/grpc.health.v1.Health/Check",
-        health_pb2.HealthCheckRequest.SerializeToString,
-        health_pb2.HealthCheckResponse.FromString,
-    )
-    answer = await call(health_pb2.HealthCheckRequest(service=name))
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 async def until_states(node: Service, states: tuple[str, bool]) -> None:

@@ -16,12 +16,12 @@ from server.errors import InternalError, StorageBusy, StorageError, StorageFull,
 from server.logs import outages
 from server.logs.outages import Outages
 from server.storage.health import DOUBT_SECONDS, FULL_SECONDS, LATE_SECONDS, PROBE_SECONDS, TICK_SECONDS, StorageHealth
+from tests.support.clusters import created, health, states_of, url_of
 from tests.support.messages import event
 from tests.support.postgres import find_binaries, running_cluster
 from tests.support.refusals import refusal
 from tests.support.service import serving
 from tests.support.virtual_time import VirtualTimeLoop
-from tests.test_failover import created, health, states_of, url_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

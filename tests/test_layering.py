@@ -127,6 +127,16 @@ def test_only_commands_on_the_database_reach_into_the_storage() -> None:
     assert reaching == {"server/cli/commands/backups.py", "server/cli/commands/migrate.py"}
 
 
+def test_tests_share_code_by_their_support_alone() -> None:
+    shared = [
+        f"{module.relative_to(ROOT)} imports {name}"
+        for module in modules("tests")
+        for name in imported(module)
+        if name.startswith("tests.test_")
+    ]
+    assert shared == []
+
+
 def test_the_architecture_describes_every_package_and_module_of_the_server() -> None:
     table = (ROOT / "docs/architecture.md").read_text().partition("| subpackage or module of `server/` |")[2]
     described = {name for row in table.partition("\n\n")[0].splitlines() for name in re.findall(r"`([^`]+)`", row[:50])}

@@ -8,7 +8,6 @@ that, and SIGNALBOX_PROMISES_SEED=7 chooses what happens in it. A run that fails
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -24,7 +23,6 @@ from tests.support.consumers import (
     EARLIEST,
     PARK,
     Engine,
-    parked,
     positions,
     record,
     seconds,
@@ -47,10 +45,10 @@ from tests.support.history import (
     SeenEvent,
     SeenMatch,
     Watching,
-    seen,
 )
-from tests.support.messages import ADA, ANYTHING, BOB, ORDER, event
+from tests.support.messages import ANYTHING, ORDER, event
 from tests.support.process import server_process
+from tests.support.promise_runs import EMAILS, PAID, SECONDS, SEED, check, drain
 from tests.support.recorders import Consumer, Operator, Sender, Watcher, World
 from tests.support.service import serving
 
@@ -66,11 +64,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lasting
 
-SECONDS = float(os.environ.get("SIGNALBOX_PROMISES_SECONDS", "0.3"))
-SEED = int(os.environ.get("SIGNALBOX_PROMISES_SEED", "0")) or random.randrange(1, 1 << 32)  # noqa: S311 - any will do
-DRAIN_SECONDS = 30.0
-PAID = "paid"
-EMAILS = (ADA, BOB, "eve@example.com")
 
 # A client that does not read meets the transport, not the database.
 on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
@@ -204,57 +197,6 @@ async def seek_midway(world: World) -> None:
     await asyncio.sleep(SECONDS / 2)
     await operator.seek("paid", 0)
     await operator.seek("contacts", (await operator.observe("contacts")).read // 2)
-
-
-async def drain(world: World) -> None:
-    """Let nothing more happen but the work that is left, until every reader is at the end of the log; then end."""
-    world.calm = True
-    operator = Operator(world)
-    await asyncio.sleep(0.3)
-    async with asyncio.timeout(DRAIN_SECONDS):
-        for name in world.history.subscriptions:
-            while (reading := await operator.observe(name)).floor < reading.head:  # noqa: ASYNC110 - it must be asked
-                await asyncio.sleep(0.2)
-        head = reading.head
-        while {each.position for each in last_answers(world.history)} != {head}:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.05)
-        world.over = True
-        await asyncio.wait(world.players)
-
-
-def last_answers(history: History) -> list[Answered]:
-    """Return the last response that each watcher has read."""
-    watchers = {each.stream: each.watcher for each in history.of(Watching)}
-    return list({watchers[each.stream]: each for each in history.of(Answered)}.values())
-
-
-async def check(world: World, database_url: str) -> None:
-    """Read the final log through a freshly started server, and check every promise."""
-    history = world.history
-    async with serving(database_url) as service:
-        client = service.client(world.secret)
-        history.events = [SeenEvent(each.position, each.id, each.name) for each in await client.log()]
-        history.log = await whole_log(client)
-        for name in history.subscriptions:
-            history.parked[name] = {each.match.position for each in await parked(client, name, page_size=1_000)}
-    for promise in promises.PROMISES:
-        try:
-            promise(history)
-        except AssertionError as error:
-            error.add_note(f"SIGNALBOX_PROMISES_SEED={SEED}")
-            raise
-
-
-async def whole_log(client: Client) -> list[SeenMatch]:
-    """Read the match log, by one watch."""
-    log: list[SeenMatch] = []
-    call = client.matches.WatchMatches(pb.WatchMatchesRequest(start=EARLIEST, max_matches=1_000))
-    async for answer in call:
-        log += map(seen, answer.matches)
-        if answer.position == answer.head_position:
-            break
-    call.cancel()
-    return log
 
 
 # Checks that can fail

@@ -19,12 +19,12 @@ from tests.support.consumers import EARLIEST, seconds
 from tests.support.history import History, Restarted, Rules, Said
 from tests.support.messages import ANYTHING, ORDER
 from tests.support.process import server_process
+from tests.support.promise_runs import EMAILS, PAID, SECONDS, SEED, check, drain
 from tests.support.push_player import PushPlayer
 from tests.support.pushes import SHORT_CLAIMS
 from tests.support.receiver import LOOPBACK, push_to, receiving
 from tests.support.recorders import Operator, Sender, Watcher, World
 from tests.support.service import serving
-from tests.test_promises import EMAILS, PAID, SECONDS, SEED, check, drain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,7 +13,7 @@ from registry.coercion import CoercionKind, compile_schema
 from registry.reverse_coercion import undo
 from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from tests.support.laws import examples
-from tests.test_coercion import CASES, validated_or_none
+from tests.support.payloads import CASES, validated_or_none
 
 if TYPE_CHECKING:
     from registry.values import JSON

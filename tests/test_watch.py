@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from base64 import urlsafe_b64encode
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from hashlib import sha256
 from statistics import median
 from time import monotonic
@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 
@@ -48,9 +47,21 @@ from tests.support.automations import (
 from tests.support.messages import ANYTHING, ORDER, event, orders
 from tests.support.refusals import refusal, verdict
 from tests.support.service import serving
+from tests.support.watches import (
+    EARLIEST,
+    LATEST,
+    PAID,
+    after,
+    all_of,
+    answer_of,
+    begin,
+    positions,
+    read_to_end,
+    watching,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from grpc.aio import UnaryStreamCall
@@ -68,8 +79,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lasting
 
-EARLIEST, LATEST = pb.StartPoint(log_end=pb.LOG_END_EARLIEST), pb.StartPoint(log_end=pb.LOG_END_LATEST)
-PAID = "paid"
 LATEST_BEAT = 3.0
 """Seconds to wait for a heartbeat whose interval is one second; a slow machine may be late."""
 
@@ -80,52 +89,8 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 
 
-def begin(client: Client, start: pb.StartPoint | None = None, *, seconds: float | None = None, **stated: Any) -> Watch:
-    request = pb.WatchMatchesRequest(start=start, **stated)
-    if seconds is not None:
-        request.heartbeat_interval.CopyFrom(Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1_000_000_000)))
-    return client.matches.WatchMatches(request)
-
-
-@asynccontextmanager
-async def watching(client: Client, start: pb.StartPoint | None = None, **stated: Any) -> AsyncIterator[Watch]:
-    call = begin(client, start, **stated)
-    try:
-        yield call
-    finally:
-        call.cancel()
-
-
-async def answer_of(call: Watch, seconds: float = 10.0) -> pb.WatchMatchesResponse:
-    async with asyncio.timeout(seconds):
-        answer = await call.read()
-    assert isinstance(answer, pb.WatchMatchesResponse)
-    return answer
-
-
-async def read_to_end(client: Client, start: pb.StartPoint, **stated: Any) -> list[pb.WatchMatchesResponse]:
-    """Read the answers from a place up to the end of the log."""
-    answers: list[pb.WatchMatchesResponse] = []
-    async with watching(client, start, **stated) as call:
-        while not answers or answers[-1].position < answers[-1].head_position:
-            answers.append(await answer_of(call))
-    return answers
-
-
-def all_of(answers: Sequence[pb.WatchMatchesResponse]) -> list[Match]:
-    return [match for answer in answers for match in answer.matches]
-
-
-def positions(answers: Sequence[pb.WatchMatchesResponse]) -> list[int]:
-    return [match.position for match in all_of(answers)]
-
-
 async def refused(client: Client, start: pb.StartPoint, **stated: Any) -> tuple[StatusCode, str]:
     return await verdict(begin(client, start, **stated).read())
-
-
-def after(position: int) -> pb.StartPoint:
-    return pb.StartPoint(after_position=position)
 
 
 # What a match says
@@ -640,8 +605,8 @@ async def test_a_cursor_of_a_file_that_was_replaced_by_an_older_copy_is_refused(
 async def test_cursors_of_earlier_versions_are_accepted(shop: Client) -> None:
     await automate(shop)
     await shop.send_all(orders(3))
-    for position, after in ((0, [1, 2, 3]), (2, [3]), (3, [])):
+    for position, later in ((0, [1, 2, 3]), (2, [3]), (3, [])):
         place = position.to_bytes(8, "big")
         digest = sha256(b"match cursor " + shop.project.encode() + place).digest()[:7]
         cursor = urlsafe_b64encode(place + digest).decode()
-        assert positions(await read_to_end(shop, pb.StartPoint(cursor=cursor))) == after
+        assert positions(await read_to_end(shop, pb.StartPoint(cursor=cursor))) == later
