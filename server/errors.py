@@ -52,6 +52,7 @@ ServiceError                     a SignalboxError
     ├── StorageFull              the disk is full
     ├── StorageReadOnly          the database cannot be written
     ├── StorageBusy              another process holds the database
+    ├── StorageFailed            the database has to be repaired by its operator
     ├── StorageLate              the database has not confirmed a commit for a while
     ├── StorageReplaced          the database file was deleted or replaced
     ├── StorageUnavailable       the database cannot be reached
@@ -602,10 +603,17 @@ class StorageReadOnly(StorageError):
 
 
 class StorageBusy(StorageError):
-    """Another process has locked the database. Nothing was stored; try again."""
+    """Another process has locked the database, or it ended the transaction. Nothing was stored; try again."""
 
     reason = "STORAGE_BUSY"
     retry_after = 1.0
+
+
+class StorageFailed(StorageError):
+    """The database failed in a way that its operator has to repair; its own log says how. Nothing was stored."""
+
+    reason = "STORAGE_FAILED"
+    retry_after = 5.0
 
 
 class StorageLate(StorageError):

@@ -480,3 +480,34 @@ async def test_settings_that_promises_need_hold_whatever_the_defaults_are(postgr
     settings = await database.write(lambda connection: tuple(connection.exec_driver_sql(query).one()))
     await database.close()
     assert settings == ("on", "read committed")
+
+
+@pytest.mark.parametrize("options", ["", "options=-c%20statement_timeout%3D200ms"])
+async def test_a_time_limit_of_statements_does_not_end_a_migration(postgres: Cluster, options: str) -> None:
+    name = await created(postgres)
+    database = await open_database(f"{url_of(postgres, database=name)}?{options}")
+    if not options:
+        await asyncio.to_thread(postgres.execute, f"ALTER DATABASE {name} SET statement_timeout = '200ms'")
+    async with database.maintenance() as maintenance:
+        await maintenance.write(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(0.3)").one())
+    await database.close()
+
+
+async def test_a_table_that_may_not_be_used_is_named_in_the_log_and_makes_the_server_unready(
+    postgres: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = await created(postgres)
+    await asyncio.to_thread(postgres.execute, "DROP ROLE IF EXISTS weak")
+    await asyncio.to_thread(postgres.execute, "CREATE ROLE weak LOGIN")
+    await asyncio.to_thread(postgres.execute, f"ALTER DATABASE {name} OWNER TO weak")
+    url = url_of(postgres, database=name).replace("signalbox@", "weak@")
+    async with serving(url) as service:
+        shop = await service.shop()
+        await shop.send()
+        await asyncio.to_thread(postgres.execute, "REVOKE INSERT ON event FROM weak", name)
+        assert await verdict(shop.send()) == (StatusCode.UNAVAILABLE, "STORAGE_FAILED")
+        assert (await service.http.get("/readyz")).json() == {"status": "database failed"}
+        assert "permission denied for table event" in capsys.readouterr().out
+        await asyncio.to_thread(postgres.execute, "GRANT INSERT ON event TO weak", name)
+        await shop.send()
+        assert (await service.http.get("/readyz")).json() == {"status": "ready"}

@@ -12,10 +12,25 @@ import pytest
 from grpc import StatusCode
 from structlog.testing import capture_logs
 
-from server.errors import InternalError, StorageBusy, StorageError, StorageFull, StorageLate, StorageUnavailable
+from server.errors import (
+    InternalError,
+    StorageBusy,
+    StorageError,
+    StorageFailed,
+    StorageFull,
+    StorageLate,
+    StorageUnavailable,
+)
 from server.logs import outages
 from server.logs.outages import Outages
-from server.storage.health import DOUBT_SECONDS, FULL_SECONDS, LATE_SECONDS, PROBE_SECONDS, TICK_SECONDS, StorageHealth
+from server.storage.health import (
+    DOUBT_SECONDS,
+    LATE_SECONDS,
+    PROBE_SECONDS,
+    REPAIR_SECONDS,
+    TICK_SECONDS,
+    StorageHealth,
+)
 from tests.support.clusters import created, health, states_of, url_of
 from tests.support.messages import event
 from tests.support.postgres import find_binaries, running_cluster
@@ -163,16 +178,17 @@ def test_while_commits_fail_quickly_each_send_gets_its_own_reason() -> None:
     in_virtual_time(failing)
 
 
-def test_a_probe_that_finds_room_does_not_end_a_full_disk_at_once() -> None:
-    async def full(watched: Watched) -> None:
+@pytest.mark.parametrize("error", [StorageFull(), StorageFailed()])
+def test_a_probe_that_succeeds_does_not_end_what_has_to_be_repaired_at_once(error: StorageError) -> None:
+    async def failed(watched: Watched) -> None:
         watched.health.commit_began(0)
-        watched.health.commit_ended(StorageFull())
-        await watched.until(FULL_SECONDS - 1)
-        assert isinstance(watched.health.problem, StorageFull)
-        await watched.until(FULL_SECONDS + 2)
+        watched.health.commit_ended(error)
+        await watched.until(REPAIR_SECONDS - 1)
+        assert watched.health.problem is error
+        await watched.until(REPAIR_SECONDS + 2)
         assert watched.health.problem is None
 
-    in_virtual_time(full)
+    in_virtual_time(failed)
 
 
 def test_an_outage_is_a_line_at_its_start_one_a_minute_and_one_at_its_end() -> None:

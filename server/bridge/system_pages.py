@@ -27,6 +27,7 @@ _UNREADY: Final = {
     "STORAGE_READ_ONLY": "database read-only",
     "STORAGE_BUSY": "database locked",
     "STORAGE_LATE": "database not responding",
+    "STORAGE_FAILED": "database failed",
     "STORAGE_REPLACED": "database replaced",
 }
 """What readiness reports, by the reason why no event can be stored; "database unavailable" for others."""

@@ -20,7 +20,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from server.errors import StorageError, StorageFull, StorageLate, StorageUnavailable
+from server.errors import StorageError, StorageFailed, StorageFull, StorageLate, StorageUnavailable
 from server.logs.outages import Outages, is_outage
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ SQLite waits less for one, so commits that only wait for a lock end before."""
 PROBE_SECONDS: Final = 1.0
 """The age of the latest success at which a probe writes: a page of SQLite, or a record in PostgreSQL's log."""
 
-FULL_SECONDS: Final = 5.0
-"""For this long after StorageFull a successful probe does not count: it is smaller than an event, and may still fit."""
+REPAIR_SECONDS: Final = 5.0
+"""For this long after StorageFull or StorageFailed a successful probe does not count: it is smaller than an event, and
+touches fewer tables."""
+
+_TO_REPAIR: Final = (StorageFull, StorageFailed)
 
 _LARGE_COMMIT: Final = 4.0
 """A large commit is late only after this many times its expected duration."""
@@ -194,7 +197,7 @@ class StorageHealth:
         except Exception as error:
             self._failed("probe", error, late=probe.late())
         else:
-            if not isinstance(self.problem, StorageFull) or _now() - self._failed_at >= FULL_SECONDS:
+            if not isinstance(self.problem, _TO_REPAIR) or _now() - self._failed_at >= REPAIR_SECONDS:
                 self._succeeded("probe")
         finally:
             self._probe = None

@@ -14,8 +14,8 @@ Any RPC may also fail with: API_KEY_MISSING, API_KEY_INVALID or API_KEY_EXPIRED 
 (PERMISSION_DENIED); PROJECT_REQUIRED or PROJECT_NOT_FOUND, if the admin key names no project or one that does not
 exist; MALFORMED_REQUEST, INVALID_ARGUMENT or UNSTORABLE_TEXT (the character U+0000), if the request itself is
 invalid; INVALID_PAGE_TOKEN, if it has a `page_token`; SERVER_STOPPING; STORAGE_UNAVAILABLE, STORAGE_BUSY,
-STORAGE_LATE, STORAGE_READ_ONLY, STORAGE_FULL or STORAGE_REPLACED, if the database cannot be used at the moment; and
-INTERNAL.
+STORAGE_LATE, STORAGE_READ_ONLY, STORAGE_FULL, STORAGE_FAILED or STORAGE_REPLACED, if the database cannot be used at
+the moment; and INTERNAL.
 
 Limits that protect the server are shared fairly between projects. A call beyond the share of its project fails with
 TOO_MANY_CALLS, TOO_MANY_STREAMS, TOO_MANY_LARGE_MESSAGES or PROJECT_BUSY, a call with one of many keys that the

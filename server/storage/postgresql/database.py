@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -15,6 +16,7 @@ from server.errors import (
     InternalError,
     ServiceError,
     StorageBusy,
+    StorageFailed,
     StorageFull,
     StorageReadOnly,
     StorageUnavailable,
@@ -73,7 +75,11 @@ _SETTINGS = {
 _WRITER_SETTINGS = _SETTINGS | {"idle_in_transaction_session_timeout": "2s", "tcp_user_timeout": "3s"}
 # No other session waits for the locks of a reader.
 _READER_SETTINGS = _SETTINGS | {"idle_in_transaction_session_timeout": "15s", "tcp_user_timeout": "15s"}
-_MAINTAINER_SETTINGS = _SETTINGS | {"lock_timeout": "0", "idle_in_transaction_session_timeout": "15s"}
+_MAINTAINER_SETTINGS = _SETTINGS | {
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "15s",
+}
 
 OLDEST_VERSION = 130_000
 
@@ -155,11 +161,12 @@ class PostgresDatabase:
     @asynccontextmanager
     async def maintenance(self) -> AsyncIterator[Maintenance]:
         """Change the schema, on connections of its own whose statements may take as long as they need."""
-        engine = _engine(self._url, self._connector, MAINTAINERS, _MAINTAINER_SETTINGS, None)
+        # A time limit that the URL sets for statements is about calls.
+        settings = {name: value for name, value in self._url.settings.items() if name not in _MAINTAINER_SETTINGS}
+        url = replace(self._url, settings=settings)
+        engine = _engine(url, self._connector, MAINTAINERS, _MAINTAINER_SETTINGS, None)
         try:
-            async with postgres_maintenance(
-                engine, self._url.transaction_settings(_MAINTAINER_SETTINGS)
-            ) as maintenance:
+            async with postgres_maintenance(engine, url.transaction_settings(_MAINTAINER_SETTINGS)) as maintenance:
                 yield maintenance
         except OSError as error:
             raise StorageUnavailable from error
@@ -207,6 +214,8 @@ class PostgresDatabase:
             if isinstance(failure, StorageUnavailable):
                 self.epoch += 1
                 raise (failure if committing else _ConnectionLost()) from error
+            if committing and isinstance(failure, StorageFailed):
+                raise StorageUnavailable from error
             if isinstance(failure, StorageReadOnly):
                 await self._leave()
             raise failure from error
@@ -319,18 +328,23 @@ def _driver_errors() -> tuple[type[Exception], ...]:
     return asyncpg.InterfaceError, asyncpg.PostgresError
 
 
-def storage_error(error: DBAPIError) -> ServiceError:
-    """Return the service's error for an error of the driver. Appendix A of PostgreSQL's manual lists the codes."""
-    code = str(getattr(error.orig, "sqlstate", None) or "")
-    if code in ("22021", "22P05"):
-        return UnstorableText()
-    if code == "53100":
-        return StorageFull()
-    if code == "25006":
-        return StorageReadOnly()
-    if code in ("40001", "40P01", "55P03", "57014"):
-        return StorageBusy()
+_MEANINGS: Final[tuple[tuple[tuple[str, ...], type[ServiceError]], ...]] = (
+    (("22021", "22P05"), UnstorableText),
+    (("53100",), StorageFull),
+    (("25006",), StorageReadOnly),
+    # A conflict, a deadlock, a lock that is not free, and a statement that took too long or was cancelled.
+    (("40001", "40P01", "55P03", "57014"), StorageBusy),
     # 25P03 and 25P04: this process froze for longer than a transaction may be idle, and its session was ended.
-    if error.connection_invalidated or not code or code.startswith(("08", "25P", "53", "57")):
-        return StorageUnavailable()
-    return InternalError()
+    (("08", "25P", "53", "57"), StorageUnavailable),
+    # Files that cannot be read or are damaged; a table or column that is missing, or that the user may not use.
+    (("58", "XX", "42501", "42703", "42P01"), StorageFailed),
+)
+"""The service's errors by the codes of PostgreSQL, or how they begin. Appendix A of its manual lists them."""
+
+
+def storage_error(error: DBAPIError) -> ServiceError:
+    """Return the service's error for an error of the driver."""
+    code = str(getattr(error.orig, "sqlstate", None) or "")
+    found = next((meaning for codes, meaning in _MEANINGS if code.startswith(codes)), InternalError)
+    lost = not code or (error.connection_invalidated and found in (InternalError, StorageFailed))
+    return StorageUnavailable() if lost else found()
