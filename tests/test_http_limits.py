@@ -1,4 +1,4 @@
-"""What a client without a key can take of the REST bridge: bytes, time and connections, all of them bounded."""
+"""What a client without a key can take of the HTTP port: bytes, time and connections, all of them bounded."""
 
 from __future__ import annotations
 

@@ -99,16 +99,16 @@ LIMITS = {
     "Events that a project may record per day (UTC), on all servers": "any number",
     "gRPC: connections, in handshakes or after": number(grpc_server.MAX_CONNECTIONS),
     "gRPC: calls of one connection": number(grpc_server.MAX_CONNECTION_STREAMS),
-    "REST: the first message of a TLS handshake, and the rest of it": seconds(handshakes.HANDSHAKE_SECONDS),
+    "HTTP: the first message of a TLS handshake, and the rest of it": seconds(handshakes.HANDSHAKE_SECONDS),
     "gRPC: a handshake": seconds(grpc_server.HANDSHAKE_SECONDS),
     "gRPC: a silent client, until it is asked whether it is there": seconds(grpc_server.KEEPALIVE_SECONDS),
     f"gRPC: pings that come within {grpc_server.PING_SECONDS} s of the one before": number(
         grpc_server.MAX_PING_STRIKES
     ),
     "gRPC: a connection without a call": seconds(grpc_server.IDLE_SECONDS),
-    "REST: connections, at most half of the file descriptors": number(http_connections.MAX_CONNECTIONS),
-    "REST: connections of one address": "half of them",
-    "REST: an answer that the client does not read": seconds(http_connection.WRITE_SECONDS),
+    "HTTP: connections, at most half of the file descriptors": number(http_connections.MAX_CONNECTIONS),
+    "HTTP: connections of one address": "half of them",
+    "HTTP: an answer that the client does not read": seconds(http_connection.WRITE_SECONDS),
     "Keys not seen before that are looked up at once": number(access.MAX_LOOKUPS),
     "Grace period of a rotated secret": number(api_keys.MAX_GRACE / SECOND / 86_400, "days"),
     "A resource in an entry of the audit log": size(audited_changes.MAX_CONTENT_BYTES),
@@ -123,27 +123,27 @@ LIMITS = {
         f"{seconds(retention.MIN_RETENTION / SECOND)} to {number(retention.MAX_RETENTION / SECOND / 86_400, 'days')}"
     ),
     "gRPC: a message": size(call_limits.MAX_MESSAGE_BYTES),
-    "gRPC: time for the message of a call to arrive": seconds(call_limits.ARRIVAL_SECONDS),
-    "gRPC: time for the first message of a stream to arrive": seconds(call_limits.FIRST_MESSAGE_SECONDS),
-    "gRPC: calls in progress, up to their responses, shared by projects": number(call_limits.MAX_CALLS),
-    "gRPC: calls that wait to be in progress, shared by projects": (
+    "RPC: time for the message of a call to arrive": seconds(call_limits.ARRIVAL_SECONDS),
+    "RPC: time for the first message of a stream to arrive": seconds(call_limits.FIRST_MESSAGE_SECONDS),
+    "RPC: calls in progress, up to their responses, shared by projects": number(call_limits.MAX_CALLS),
+    "RPC: calls that wait to be in progress, shared by projects": (
         f"{number(call_limits.MAX_WAITING_CALLS)}, for {seconds(call_limits.WAITING_SECONDS)}"
     ),
-    "gRPC: open streams, shared by projects": number(call_limits.MAX_STREAMS),
+    "RPC: open streams, shared by projects": number(call_limits.MAX_STREAMS),
     "gRPC: watches of health": number(health_and_reflection.MAX_WATCHES),
     "gRPC: streams of reflection": number(health_and_reflection.MAX_REFLECTIONS),
     "gRPC: a message for health or reflection": size(health_and_reflection.MAX_BYTES),
     "gRPC: time for a message for health to arrive": seconds(health_and_reflection.MESSAGE_SECONDS),
-    "gRPC: large messages that arrive, shared by projects": (
+    "RPC: large messages that arrive, shared by projects": (
         f"{call_limits._LEAST_ARRIVING} to {call_limits._MOST_ARRIVING}, by the memory"
     ),
-    "gRPC: large messages in work, shared by projects": (
+    "RPC: large messages in work, shared by projects": (
         f"{size(call_limits._LEAST_WORKING)} to {size(call_limits._MOST_WORKING)}, by the memory"
     ),
-    "gRPC: large messages of streams that wait for that, shared by projects": (
+    "RPC: large messages of streams that wait for that, shared by projects": (
         f"1/{call_limits._WAITING_PART} of the memory, at least {size(call_limits._LEAST_WAITING)}"
     ),
-    "gRPC: messages of one method and project that arrive at a time, if they are large": (
+    "RPC: messages of one method and project that arrive at a time, if they are large": (
         f"as many as fit into {size(receive_limits.WINDOW_BYTES)}, "
         f"{receive_limits.LEAST_AT_A_TIME} to {receive_limits.MOST_AT_A_TIME}"
     ),
@@ -153,18 +153,18 @@ LIMITS = {
         number(json_reading.MAX_DEPTH)
     ),
     "HTTP: digits of `Connect-Timeout-Ms`": number(connect_request.MAX_TIMEOUT_DIGITS),
-    "REST: a head": size(http_head.MAX_HEAD),
-    "REST: a target or a header": size(http_head.MAX_LINE),
-    "REST: headers": number(http_head.MAX_HEADERS),
-    "REST: time for the head to arrive": seconds(http_connection.HEAD_SECONDS),
-    "REST: unfinished heads and first messages of TLS handshakes, of all connections": size(http_connections.MAX_HEADS),
+    "HTTP: a head": size(http_head.MAX_HEAD),
+    "HTTP: a target or a header": size(http_head.MAX_LINE),
+    "HTTP: headers": number(http_head.MAX_HEADERS),
+    "HTTP: time for the head to arrive": seconds(http_connection.HEAD_SECONDS),
+    "HTTP: unfinished heads and first messages of TLS handshakes, of all connections": size(http_connections.MAX_HEADS),
     f"REST: bodies beyond {size(body.SMALL_BODY)} that are received or handled": size(body.ALL_BODIES),
     "REST: such bodies of one project": size(body.BODIES_OF_PROJECT),
     "REST: GET requests that are served at once": number(bridge_app.READS),
     "REST: such requests of one project": number(bridge_app.READS_OF_PROJECT),
     "REST: a body, as sent and as decoded": size(SETTINGS.http_body_bytes),
     "REST: time for the body to arrive": seconds(body.BODY_SECONDS),
-    "REST: an idle connection": seconds(http_server.KEEP_ALIVE_SECONDS),
+    "HTTP: an idle connection": seconds(http_server.KEEP_ALIVE_SECONDS),
     "Events of one SendEvents or StreamEvents message": number(event_ingest.MAX_BATCH),
     "Messages of one StreamEvents on their way to the log": number(event_ingest.STREAM_WINDOW),
     "Messages of one ConsumeMatches on their way": number(consumer_session.REQUEST_WINDOW),

@@ -73,7 +73,7 @@ log = structlog.get_logger()
     metavar="HOST:PORT",
     default=DEFAULT_HTTP,
     show_default=True,
-    help="Address of the REST bridge; port 0 for any free port.",
+    help="Address of the HTTP port: REST, Connect, health and metrics; port 0 for any free port.",
 )
 @option(
     "--metrics",
@@ -190,21 +190,21 @@ log = structlog.get_logger()
     metavar="N",
     default=_DEFAULTS.http_body_bytes,
     show_default=True,
-    help="Maximum size of a request body of the REST bridge, in bytes.",
+    help="Maximum size of a request body over HTTP, in bytes; of one in Protocol Buffers it is 16 MiB.",
 )
 @option(
     "--http-connections",
     envvar="SIGNALBOX_HTTP_CONNECTIONS",
     type=WholeNumber(1, MAX_CONNECTIONS),
     metavar="N",
-    help="Maximum number of connections to the REST bridge; by default half of the file descriptors, at most 10,000.",
+    help="Maximum number of HTTP connections; by default half of the file descriptors, at most 10,000.",
 )
 @option(
     "--http-address-connections",
     envvar="SIGNALBOX_HTTP_ADDRESS_CONNECTIONS",
     type=WholeNumber(1, MAX_CONNECTIONS),
     metavar="N",
-    help="Maximum number of connections to the REST bridge from one address; by default half of --http-connections.",
+    help="Maximum number of HTTP connections from one address; by default half of --http-connections.",
 )
 @option(
     "--cors-origins",
