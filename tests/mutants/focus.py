@@ -58,7 +58,7 @@ PACKAGES: Final = (
     Package("server/bridge", ("server/bridge/**/*.py",)),
     Package("server/http", ("server/http/**/*.py",)),
     Package("server/rpc", ("server/rpc/**/*.py",)),
-    Package("server/storage", ("server/storage/*.py",)),
+    Package("server/storage", ("server/storage/*.py", "server/storage/[!m]*/*.py")),  # no migrations
 )
 
 TESTS: Final = tuple(
@@ -67,16 +67,16 @@ TESTS: Final = tuple(
         "access", "access_cache", "admin_key", "app", "arsel", "automations", "autosend", "backtest", "backtest_tally",
         "bounds", "bridge", "catalog", "coercion", "compatibility", "conditions", "conditions_in_service",
         "conditions_index", "conditions_oracle", "conditions_tracing", "connections", "consume", "consumer_sessions",
-        "consumers", "contact_deletion", "contact_store", "contacts", "definitions", "dialects", "dispatcher",
-        "dispatcher_waits", "drafts", "emails", "emailsendx", "errors", "event_streams", "explain",
-        "explanation_parts", "fair_queue", "fields", "generated_types", "grpc_server", "http_bodies", "http_framing",
-        "ingest", "internal_errors", "json_values", "leasing", "log_ids", "log_store", "logs", "loop_time",
-        "match_notifier", "match_reader", "messages", "metrics", "migrations", "open_calls", "openapi", "opensend",
-        "opensend_automations", "paging", "plans", "postgres_url", "projects", "pruning", "queue", "recurring",
-        "renaming", "resend", "response_size", "retention", "revisions", "run_store", "run_timeouts", "runs",
-        "runtime", "schema", "search", "settings", "shutdown", "sqlite_reads", "start_points", "statuses", "storage",
-        "structs", "subscriptions", "suggestions", "texts", "timestamps", "tls", "typed_readers", "reverse_coercion",
-        "unreadable_matches", "unreadable_rows", "values", "watch",
+        "consumers", "contact_deletion", "contact_store", "contacts", "definitions", "delivery_messages", "dialects",
+        "dispatcher", "dispatcher_waits", "drafts", "emails", "emailsendx", "errors", "event_streams", "explain",
+        "fair_queue", "fields", "generated_types", "grpc_server", "http_bodies", "http_framing", "ingest",
+        "internal_errors", "json_values", "leasing", "leasing_model", "log_ids", "log_store", "logs", "loop_time",
+        "match_notifier", "match_reader", "match_reasons", "message_sizes", "messages", "metrics", "migrations",
+        "open_calls", "openapi", "opensend", "opensend_automations", "paging", "plans", "postgres_url", "projects",
+        "pruning", "queue", "recurring", "renaming", "resend", "response_size", "retention", "reverse_coercion",
+        "revisions", "run_store", "run_timeouts", "runs", "runtime", "schema", "search", "settings", "shutdown",
+        "sqlite_reads", "start_points", "statuses", "storage", "structs", "subscriptions", "suggestions", "texts",
+        "timestamps", "tls", "typed_readers", "unreadable_matches", "unreadable_rows", "values", "watch",
     )
 )  # fmt: skip
 
