@@ -22,6 +22,7 @@ import uvloop
 from hypothesis import settings
 
 from server.auth import access
+from server.background import key_use
 from server.process.runtime import collect_garbage_rarely
 from server.storage import health
 from server.storage.opening import open_database
@@ -258,8 +259,11 @@ async def lasting_store(
 @pytest_asyncio.fixture(scope="module")
 async def lasting_service(lasting_store: Store) -> AsyncIterator[Service]:
     """One server for all tests of a module that keep to projects of their own."""
-    async with serving(lasting_store.url) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        # It would store meanwhile when the key of the neighbour was used, whose rows are to stay as they are.
+        patch.setattr(key_use, "STORE_SECONDS", 3_600.0)
+        async with serving(lasting_store.url) as running:
+            yield running
 
 
 @pytest_asyncio.fixture
