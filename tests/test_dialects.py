@@ -80,11 +80,11 @@ def test_the_demo_call_is_a_route_for_sending_events(dialect: RestDialect) -> No
 
 @each_dialect
 def test_errors_are_reported_by_existing_reasons(dialect: RestDialect) -> None:
-    topics = {route.topic for route in dialect.routes}
+    groups = {route.error_group for route in dialect.routes}
     for key in dialect.error_table:
-        topic, _, reason = key.rpartition(": ")
+        group, _, reason = key.rpartition(": ")
         assert reason in CODES
-        assert topic in topics
+        assert group in groups
 
 
 def test_codes_about_events_are_those_of_autosend_alone() -> None:

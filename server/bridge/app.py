@@ -362,10 +362,10 @@ class Bridge:
             return Response(reported.status, {"error": reported.message}, headers_of(error))
         if not exchange.response_headers:
             exchange.response_headers = tuple(header for dialect in dialects for header in dialect.headers)
-        topic = exchange.route.topic if exchange.route else ""
-        status = report_error(dialects[0].error_table, error, topic).status
+        group = exchange.route.error_group if exchange.route else ""
+        status = report_error(dialects[0].error_table, error, group).status
         body: dict[str, Any] = {}
         for dialect in reversed(dialects):
-            reported = replace(report_error(dialect.error_table, error, topic), status=status)
-            body |= dialect.write_error(reported, error, topic)
+            reported = replace(report_error(dialect.error_table, error, group), status=status)
+            body |= dialect.write_error(reported, error, group)
         return Response(status, body, headers_of(error))

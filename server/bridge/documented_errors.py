@@ -78,8 +78,8 @@ def error_examples(dialect: RestDialect, route: Route) -> dict[int, dict[str, An
     """Return the bodies of the errors that a route responds with, by status and reason."""
     examples: dict[int, dict[str, Any]] = {}
     for error in _errors(route):
-        reported = report_error(dialect.error_table, error, route.topic)
-        body = dialect.write_error(reported, error, route.topic)
+        reported = report_error(dialect.error_table, error, route.error_group)
+        body = dialect.write_error(reported, error, route.error_group)
         examples.setdefault(reported.status, {})[error.reason] = body
     return dict(sorted(examples.items()))
 

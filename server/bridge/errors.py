@@ -33,10 +33,10 @@ class ReportedError:
 
 
 ErrorTable: TypeAlias = Mapping[str, ReportedError]
-"""Reports by reason, or by "topic: reason" where the routes of a topic report the error differently."""
+"""Reports by reason, or by "group: reason" where the routes of a group report the error differently."""
 
 WriteError: TypeAlias = Callable[[ReportedError, Exception, str], dict[str, Any]]
-"""Writes the body of an error; takes the report, the error, and the topic of the route (empty without a route)."""
+"""Writes the body of an error; takes the report, the error, and the `error_group` of the route, empty without one."""
 
 NO_DIALECT: Final[ErrorTable] = {}
 """The table for requests whose dialect is unknown."""
@@ -55,12 +55,12 @@ class RuleBroken(Exception):
         self.report = ReportedError(status, code, message)
 
 
-def report_error(table: ErrorTable, error: Exception, topic: str = "") -> ReportedError:
-    """Return how a dialect reports an error on the routes of a topic, with its message filled in."""
+def report_error(table: ErrorTable, error: Exception, group: str = "") -> ReportedError:
+    """Return how a dialect reports an error on the routes of a group, with its message filled in."""
     if isinstance(error, RuleBroken):
         return error.report
     reason = reason_of(error)
-    listed = table.get(f"{topic}: {reason}") or table.get(reason)
+    listed = table.get(f"{group}: {reason}") or table.get(reason)
     if listed is None:
         return ReportedError(http_status_of(error), None, message_of(error))
     metadata = error.metadata if isinstance(error, SignalboxError) else {}

@@ -24,9 +24,9 @@ Handler: TypeAlias = "Callable[[Services, Request], Awaitable[Response]]"
 class Route:
     """One endpoint. A segment of the path such as `{id}` matches any one segment and is a parameter.
 
-    `topic` groups routes on which the dialect reports an error differently. `body`, `query` and `responses` (by status)
-    are msgspec types, and `errors` the reasons of errors beside those of every route; they describe the endpoint in the
-    OpenAPI document.
+    `error_group` names a group of routes on which the dialect reports some errors differently. `body`, `query` and
+    `responses` (by status) are msgspec types, and `errors` the reasons of errors beside those of every route; they
+    describe the endpoint in the OpenAPI document.
     """
 
     method: str
@@ -36,7 +36,7 @@ class Route:
     responses: Mapping[int, Any]
     body: Any = None
     query: Any = None
-    topic: str = ""
+    error_group: str = ""
     errors: tuple[str, ...] = ()
 
     @property

@@ -135,7 +135,7 @@ class MatchReader:
         recent = self._notifier.recent.between(project_pk, after.position, last)
         if not recent:
             return None
-        # The id of the last match tells apart what is in memory at different times.
+        # The id of the last match distinguishes what is in memory at different times.
         content = (project_pk, head, recent[-1].match.id, self._notifier.recent.version)
         if content != self._shared_content:
             self._shared_content = content

@@ -25,7 +25,7 @@ MAX_BYTES: Final = 1_024
 
 @dataclass(frozen=True, slots=True)
 class KnownHead:
-    """What a valid head says: `headers` has the last value of each header, `length` is that of the body.
+    """The content of a valid head: `headers` has the last value of each header, `length` is that of the body.
 
     All requests with the same head share it, so it is never changed.
     """
@@ -37,7 +37,7 @@ class KnownHead:
 
     @classmethod
     def of(cls, head: RequestHead) -> Self:
-        """Return what a complete head says. Raise Malformed if its framing is in doubt."""
+        """Return the content of a complete head. Raise Malformed if its framing is in doubt."""
         headers = dict(head.headers)
         length = body_length(head.version, head.headers, headers)
         return cls(asgi_scope(head), headers, length, head.keep_alive)
@@ -57,7 +57,7 @@ class KnownHeads:
         return None if known is None else (known, end)
 
     def add(self, data: bytes, head: KnownHead) -> None:
-        """Keep what a head says, unless it is large."""
+        """Keep the content of a head, unless it is large."""
         if len(data) > MAX_BYTES:
             return
         if len(self._heads) >= MAX_HEADS:

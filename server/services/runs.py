@@ -92,9 +92,8 @@ class Runs:
     def __init__(
         self, database: Database, thread: WorkThread, count: Callable[[RunStatus], None] = lambda _: None
     ) -> None:
-        """`count` is told the status that a run has taken."""
+        """`count` is called with each status that a run takes; conditions are parsed in the thread."""
         self._count = count
-        """Conditions are parsed in the thread."""
         self._database = database
         self._thread = thread
 

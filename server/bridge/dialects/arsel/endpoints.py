@@ -279,7 +279,7 @@ ROUTES: Final = (
         Scope.EVENTS_WRITE,
         _ACCEPTED,
         bodies.SendEventBody,
-        topic=SEND,
+        error_group=SEND,
         errors=_SENDING,
     ),
     Route("GET", "/v1/events", list_events, Scope.DEFINITIONS_READ, _EVENTS, query=bodies.ListQuery),

@@ -10,7 +10,7 @@ from typing import Any, Final
 from server.bridge.errors import ErrorTable, ReportedError
 
 SEND: Final = "send"
-"""The topic on which a missing definition has another message."""
+"""The routes on which a missing definition has another message."""
 
 _UNAUTHORIZED = ReportedError(401, "unauthorized", "Invalid or missing API key")
 _NO_EVENT = ReportedError(404, "not_found", "Event {event} not found")
@@ -63,7 +63,7 @@ _NAMES: Final = {
 """Names of errors by status."""
 
 
-def write_error(reported: ReportedError, _error: Exception, _topic: str) -> dict[str, Any]:
+def write_error(reported: ReportedError, _error: Exception, _group: str) -> dict[str, Any]:
     """Return an error with its status, name and message."""
     name = reported.code or _NAMES.get(reported.status, "error")
     return {"status_code": reported.status, "name": name, "message": reported.message}

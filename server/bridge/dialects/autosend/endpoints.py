@@ -254,7 +254,7 @@ ROUTES: Final = (
         Scope.EVENTS_WRITE,
         _SENT,
         bodies.SendEventBody,
-        topic=SEND,
+        error_group=SEND,
         errors=_SENDING,
     ),
     Route("GET", "/v1/events", list_events, Scope.DEFINITIONS_READ, _EVENTS),
@@ -271,10 +271,12 @@ ROUTES: Final = (
         _WRITE,
         _CREATED,
         bodies.ContactBody,
-        topic=CONTACT,
+        error_group=CONTACT,
         errors=_CONTACT_EXISTS,
     ),
-    Route("POST", "/v1/contacts/email", upsert_contact, _WRITE, _CONTACT_DATA, bodies.ContactBody, topic=CONTACT),
-    Route("GET", _CONTACT, get_contact, Scope.CONTACTS_READ, _CONTACT_DATA, topic=CONTACT, errors=_NO_CONTACT),
-    Route("DELETE", _CONTACT, delete_contact, _WRITE, {200: bodies.DeletedAnswer}, topic=CONTACT, errors=_NO_CONTACT),
+    Route("POST", "/v1/contacts/email", upsert_contact, _WRITE, _CONTACT_DATA, bodies.ContactBody, error_group=CONTACT),
+    Route("GET", _CONTACT, get_contact, Scope.CONTACTS_READ, _CONTACT_DATA, error_group=CONTACT, errors=_NO_CONTACT),
+    Route(
+        "DELETE", _CONTACT, delete_contact, _WRITE, {200: bodies.DeletedAnswer}, error_group=CONTACT, errors=_NO_CONTACT
+    ),
 )

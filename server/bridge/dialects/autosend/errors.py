@@ -10,7 +10,7 @@ from server.bridge.errors import ErrorTable, ReportedError, violations_of
 from server.status import reason_of
 
 SEND, CONTACT = "send", "contact"
-"""Topics: routes on which an error has another code, or one more field."""
+"""Groups of routes on which an error has another code, or one more field."""
 
 VALIDATION_FAILED: Final = "VALIDATION_FAILED"
 
@@ -62,7 +62,7 @@ _EXPECTED: Final = {
 }
 
 
-def write_error(reported: ReportedError, error: Exception, topic: str) -> dict[str, Any]:
+def write_error(reported: ReportedError, error: Exception, group: str) -> dict[str, Any]:
     """Return an error in its envelope."""
     code, message = reported.code or reason_of(error), reported.message
     if isinstance(error, PayloadRejected):
@@ -72,7 +72,7 @@ def write_error(reported: ReportedError, error: Exception, topic: str) -> dict[s
         written["details"] = [
             {"field": _field(violation.path), "message": violation.message} for violation in violations_of(error)
         ]
-    if topic == CONTACT:
+    if group == CONTACT:
         written["status"] = reported.status
     return {"success": False, "error": written}
 

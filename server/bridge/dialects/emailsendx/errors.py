@@ -22,6 +22,6 @@ ERRORS: Final[ErrorTable] = {
 }
 
 
-def write_error(reported: ReportedError, _error: Exception, _topic: str) -> dict[str, Any]:
+def write_error(reported: ReportedError, _error: Exception, _group: str) -> dict[str, Any]:
     """Return an error with its message."""
     return {"error": reported.message}

@@ -54,7 +54,7 @@ ERRORS: Final[ErrorTable] = {
 }
 
 
-def write_error(reported: ReportedError, error: Exception, _topic: str) -> dict[str, Any]:
+def write_error(reported: ReportedError, error: Exception, _group: str) -> dict[str, Any]:
     """Return an error; a missing scope has a shape of its own, which OpenSend shares with its email routes."""
     if isinstance(error, ScopeMissing):
         return {

@@ -42,7 +42,7 @@ _NAMES: Final = {404: "not_found", 405: "method_not_allowed", 408: "application_
 """Names of other errors by status; Resend's list has none but `validation_error` for the rest."""
 
 
-def write_error(reported: ReportedError, error: Exception, _topic: str) -> dict[str, Any]:
+def write_error(reported: ReportedError, error: Exception, _group: str) -> dict[str, Any]:
     """Return an error with its status, message and name."""
     name = reported.code or _NAMES.get(reported.status, "validation_error")
     message = reported.message
