@@ -131,17 +131,17 @@ class _Trace:
         path, operand = (None, None) if _parts(node) else _read_and_compared(node)
         evaluated = outcome is not None
         return Clause(
-            depth,
-            self._text[node.start : node.end],
-            line,
-            column,
-            _verdict(outcome),
-            _operator(node),
-            str(path) if path else "",
-            self._shown_path(path) if path and evaluated else None,
-            self._shown(operand) if operand and evaluated else None,
-            outcome.message if isinstance(outcome, Failure) else "",
-            frozenset(part.names for part in walk(node) if isinstance(part, Path)),
+            depth=depth,
+            expression=self._text[node.start : node.end],
+            line=line,
+            column=column,
+            verdict=_verdict(outcome),
+            operator=_operator(node),
+            path=str(path) if path else "",
+            actual=self._shown_path(path) if path and evaluated else None,
+            operand=self._shown(operand) if operand and evaluated else None,
+            message=outcome.message if isinstance(outcome, Failure) else "",
+            reads=frozenset(part.names for part in walk(node) if isinstance(part, Path)),
         )
 
     def _shown_path(self, path: Path) -> Shown | None:

@@ -290,19 +290,19 @@ def _unrecorded(
     definition = snapshot.definition(draft.name)
     now = now_micros()
     return Event(
-        "",
-        0,
-        definition.name if definition else draft.name,
-        definition.id if definition else "",
-        definition.revision if definition else 0,
-        contact.id if contact else "",
-        contact.email if contact else draft.email,
-        coerced.properties,
-        coerced.coercions,
-        now if draft.occurred_at is None else draft.occurred_at,
-        now,
-        0,
-        snapshot.rules.ignore_case,
+        id="",
+        position=0,
+        name=definition.name if definition else draft.name,
+        definition_id=definition.id if definition else "",
+        revision=definition.revision if definition else 0,
+        contact_id=contact.id if contact else "",
+        email=contact.email if contact else draft.email,
+        properties=coerced.properties,
+        coercions=coerced.coercions,
+        occurred_at=now if draft.occurred_at is None else draft.occurred_at,
+        received_at=now,
+        match_count=0,
+        ignore_case=snapshot.rules.ignore_case,
         omitted_coercions=coerced.omitted,
     )
 

@@ -93,15 +93,15 @@ class Inferences:
         async for payload in self._in_slices(caller.project_pk, sample.payloads):
             check.take(payload)
         return Inferred(
-            name,
-            description,
-            schema,
-            compatibility,
-            inference.findings(check.by_path),
-            len(sample.payloads),
-            quarantined,
-            sample.truncated,
-            check.payloads,
+            name=name,
+            description=description,
+            schema=schema,
+            compatibility=compatibility,
+            findings=inference.findings(check.by_path),
+            sample=len(sample.payloads),
+            quarantined=quarantined,
+            truncated=sample.truncated,
+            conflicts=check.payloads,
         )
 
     async def _in_slices(self, project_pk: int, payloads: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:

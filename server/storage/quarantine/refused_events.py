@@ -252,20 +252,20 @@ def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:
     received_at, no_time = _reported(row.id, _read_time, row.received_at, _time_of(row.id))
     _, no_text = _reported(row.id, _check_texts, row, None)
     return RefusedEvent(
-        to_valid_text(row.id),
-        received_at,
-        row.byte_count,
-        name,
-        texts["door"],
-        texts["key_id"],
-        texts["request_id"],
-        texts["idempotency_key"],
-        contact_id,
-        email,
-        error,
-        content,
-        request,
-        unreadable or wrong or no_time or no_text,
+        id=to_valid_text(row.id),
+        received_at=received_at,
+        byte_count=row.byte_count,
+        name=name,
+        door=texts["door"],
+        key_id=texts["key_id"],
+        request_id=texts["request_id"],
+        idempotency_key=texts["idempotency_key"],
+        contact_id=contact_id,
+        email=email,
+        error=error,
+        content=content,
+        request=request,
+        unreadable=unreadable or wrong or no_time or no_text,
     )
 
 
