@@ -164,8 +164,11 @@ class Calls:
         """Serve a call in which both sides stream; `messages` are in place of those that `receive` returns."""
 
         async def serve(call: WatchedCall) -> None:
-            requests = self._messages.requests(messages, call, method, parser)
-            async with aclosing(method.call(requests, call.caller)) as responses:
+            # What a message holds is given back before the call ends, not when its frames are freed.
+            async with (
+                aclosing(self._messages.requests(messages, call, method, parser)) as requests,
+                aclosing(method.call(requests, call.caller)) as responses,
+            ):
                 async for response in responses:
                     await transport.write(response)
 
