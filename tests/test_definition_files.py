@@ -60,7 +60,7 @@ def read(folder: Path, text: str | bytes, name: str = "x.yaml") -> list[Definiti
 
 
 def faults(folder: Path, text: str | bytes) -> list[str]:
-    """Read a text that is refused, and give each fault without the folder."""
+    """Read a text that is refused, and return each fault without the folder."""
     with pytest.raises(Failure) as raised:
         read(folder, text)
     lines = raised.value.details or (raised.value.message,)

@@ -453,7 +453,7 @@ class Schedule:
         assert self.server.model.drained()
 
     async def _delete(self) -> None:
-        """Delete the subscription: every consumer is told."""
+        """Delete the subscription: every consumer gets the error."""
         self.server.model.deleted = True
         if not self.shared:
             self.server.dispatchers.wake(SUBSCRIPTION.key)

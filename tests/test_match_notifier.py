@@ -18,7 +18,7 @@ MINE, OTHERS = 1, 2
 
 
 class Heads:
-    """Stands for the database: reads give the ends that a test has set."""
+    """Stands for the database: reads return the ends that a test has set."""
 
     def __init__(self, *, shared: bool) -> None:
         self.shared = shared

@@ -1,4 +1,4 @@
-"""Messages that the API writes: every field has its value, and what does not fit is told."""
+"""Messages that the API writes: every field has its value, and what does not fit is reported."""
 
 from __future__ import annotations
 

@@ -415,7 +415,7 @@ def insert(number: int) -> str:
 
 @asynccontextmanager
 async def reading(old: OldDatabase) -> AsyncIterator[int]:
-    """Hold a snapshot and what a read locks; gives the number of the server process."""
+    """Hold a snapshot and what a read locks; yield the id of the server process."""
     assert isinstance(old.store, PostgresStore)
     async with old.store.connected() as connection, connection.transaction(isolation="repeatable_read"):
         await connection.fetch("SELECT count(*) FROM event")

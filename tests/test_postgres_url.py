@@ -247,7 +247,7 @@ def pgbouncer() -> str:
 
 @pytest_asyncio.fixture
 async def pooled(postgres: Cluster, tmp_path: Path) -> AsyncIterator[Callable[[str, str], str]]:
-    """Make a database, and give the function that makes its URL at an address."""
+    """Create a database, and return the function that makes its URL at an address."""
     async with aclosing(PostgresBackend(postgres)) as backend, backend.fresh(tmp_path) as store:
         name = parse_postgres_url(store.url).database
         yield lambda address, query: f"postgresql://{USER}@{address}/{name}?{query}"

@@ -125,7 +125,7 @@ async def test_the_promises_hold_with_two_servers_on_one_database(database_url: 
 
 
 async def begin(shop: Client) -> tuple[World, Automation]:
-    """Set up what a run plays with; gives the automation that may be paused meanwhile."""
+    """Set up what a run plays with; return the automation that may be paused meanwhile."""
     await shop.define(PAID, ANYTHING)
     for email in EMAILS:
         await shop.upsert(email)

@@ -77,7 +77,7 @@ def test_an_error_has_the_http_status_of_its_reason_or_of_its_code(reason: str) 
 
 @pytest.mark.parametrize("code", StatusCode)
 def test_an_http_status_blames_the_side_that_the_code_blames(code: StatusCode) -> None:
-    """RESOURCE_EXHAUSTED is the server's want here, unless the reason says that the caller sent too much."""
+    """RESOURCE_EXHAUSTED means that the server lacks something, unless by its reason the caller sent too much."""
     ours = {StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE, StatusCode.INTERNAL}
     for reason in (reason for reason, each in CODES.items() if each is code and reason not in PRECISE):
         assert http_status_of(error_of(reason)) // 100 == (5 if code in ours else 4)
@@ -177,7 +177,7 @@ def test_metadata_and_paths_have_at_most_255_bytes() -> None:
 
 def test_violations_are_reported_up_to_3000_bytes() -> None:
     def told(last: int) -> list[str]:
-        """Return the fields that are told of two violations, the second of `last` bytes after one of 500."""
+        """Return the fields reported for two violations, the second of `last` bytes after one of 500."""
         # Besides its texts, a violation of these sizes takes two bytes for the reason, and two or three for each other.
         violations = [violation_of(name, 500) for name in "abcde"] + [violation_of("f", last), violation_of("g", 200)]
         (bad,) = details(rich_status(InvalidArgument("many", violations=violations)), BadRequest)

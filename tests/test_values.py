@@ -145,7 +145,7 @@ async def house(lasting_service: Service) -> AsyncIterator[House]:
 
 
 def words_of(dialect: str, answer: Any) -> list[tuple[str, str]]:
-    """Take what is said of fields out of an error: the field, where the dialect names it, and the words."""
+    """Return what an error reports about fields: the field, where the dialect names it, and the message."""
     match dialect:
         case "autosend":
             return [(each["field"], each["message"]) for each in answer["error"]["details"]]

@@ -1,4 +1,4 @@
-"""The figures of a row, what is wanted of them, and the line that says both."""
+"""The figures of a row, their targets, and the line that shows both."""
 
 from __future__ import annotations
 

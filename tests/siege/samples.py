@@ -1,4 +1,4 @@
-"""What was measured: samples with the time at which they began, and what can be said of those of a period."""
+"""What was measured: samples with the time at which they began, and figures of those of a period."""
 
 from __future__ import annotations
 

@@ -81,12 +81,12 @@ async def delete(client: Client, automation: pb.Automation, etag: str = "") -> p
 
 
 async def matches_of(client: Client, sent: event_ingest_pb2.EventInput | None = None) -> list[match_pb2.Match]:
-    """Send an event and give what it set off."""
+    """Send an event, and return what it set off."""
     return list((await client.send(sent or event(), MATCHES)).matches)
 
 
 async def started(client: Client, sent: event_ingest_pb2.EventInput | None = None) -> pb.Run:
-    """Send an event that starts one run, and give the run."""
+    """Send an event that starts one run, and return the run."""
     (match,) = await matches_of(client, sent)
     assert match.kind == STARTED
     return await get_run(client, match.run_id)

@@ -1,4 +1,4 @@
-"""Databases of clusters that fail over, and what a server on them says of its health."""
+"""Databases of clusters that fail over, and the health of a server on them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def url_of(*clusters: Cluster, database: str) -> str:
 
 
 async def states_of(node: Service) -> tuple[str, bool]:
-    """Return what a server says of its readiness over HTTP, and whether its health over gRPC is that it serves."""
+    """Return the readiness of a server over HTTP, and whether its health over gRPC is SERVING."""
     page = (await node.http.get("/readyz")).json()["status"]
     answer = await health(node, "signalbox.v1.EventIngest")
     assert await health(node, "")

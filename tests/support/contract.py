@@ -1,4 +1,4 @@
-"""The contract as its descriptors tell it."""
+"""The contract, read from its descriptors."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def call_method(
 
 
 async def met(channel: grpc.aio.Channel, method: MethodDescriptor, metadata: list[tuple[str, str]]) -> Refusal | None:
-    """Call a method with an empty request, and say how it was refused."""
+    """Call a method with an empty request, and return its refusal."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     request, answer = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
     try:

@@ -15,7 +15,7 @@ _DATA = ("-d", "--data")
 
 
 async def run(command: str) -> httpx.Response:
-    """Do what the command says."""
+    """Send the request of a curl command, and return the response."""
     words = iter(shlex.split(command.strip().replace("\\\n", " "))[1:])
     method, url, content, headers = "", "", None, []
     for word in words:

@@ -522,7 +522,7 @@ def _text(count: int) -> dict[str, Any]:
 
 
 def _assert_cut(receipts: list[event_ingest_pb2.EventReceipt]) -> None:
-    """Every event is in the log under the id that is answered; the last ones are told in brief."""
+    """Every event is in the log under the id that is answered; the last ones are reported in brief."""
     assert len({each.event.id for each in receipts}) == 40
     assert receipts[0].event.properties["numbers"]
     assert not receipts[0].truncated

@@ -1,4 +1,4 @@
-"""What a refused call says."""
+"""Refused calls: their status, reason and details."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Refusal:
 
 
 async def refusal(call: Awaitable[Any]) -> Refusal:
-    """Expect a call to be refused, and say how."""
+    """Expect a call to be refused, and return its refusal."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return read_refusal(caught.value)
 
 
 async def verdict(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
-    """Expect a call to be refused, and give its code and reason."""
+    """Expect a call to be refused, and return its code and reason."""
     refused = await refusal(call)
     return refused.code, refused.reason
 

@@ -214,7 +214,7 @@ class Service:
             await self._http.aclose()
 
     async def project(self, **rules: Any) -> Client:
-        """Make a project and give a client that may do everything in it."""
+        """Create a project, and return a client that may do everything in it."""
         if self._database is not None and not rules:
             return await self._made(self._database, shop=False)
         wanted = projects_pb2.Project(name=f"project-{next(_numbers)}", **rules)
@@ -222,12 +222,12 @@ class Service:
         return await self.key(made.project.id)
 
     async def key(self, project: str, *scopes: str) -> Client:
-        """Make a key of a project and give a client that uses it."""
+        """Create a key of a project, and return a client that uses it."""
         secret = await self.secret(project, projects_pb2.DIALECT_NATIVE, *scopes)
         return Client(self.channel, secret, project)
 
     async def secret(self, project: str, dialect: projects_pb2.Dialect.ValueType, *scopes: str) -> str:
-        """Make a key of a project and give its secret."""
+        """Create a key of a project, and return its secret."""
         if self._database is not None:
             return await make_key(self._database, project, DIALECT.read(dialect, "dialect"), scopes)
         request = projects_pb2.CreateApiKeyRequest(project=project, dialect=dialect, scopes=scopes)

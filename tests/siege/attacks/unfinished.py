@@ -1,4 +1,4 @@
-"""What is begun and never ended: messages, connections, and streams on which nothing is said."""
+"""What is begun and never ended: messages, connections, and streams on which nothing is sent."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class UnfinishedMessagesOfATenant(UnfinishedMessages):
 
 
 class IdleConnections(Attack):
-    """Connections on which nothing is said, and streams on which nothing is read."""
+    """Connections on which nothing is sent, and streams on which nothing is read."""
 
     what: ClassVar = "2,000 idle connections to the bridge, 2,000 to the gRPC server, and 1,000 streams of watchers"
     has_floor: ClassVar = False

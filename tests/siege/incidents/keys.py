@@ -1,4 +1,4 @@
-"""A key that is revoked while streams are open on which its clients say nothing."""
+"""A key that is revoked while streams are open on which its clients send nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SEND_INTERVAL: Final = 0.02
 WANTED_SECONDS: Final = 1.2
-"""A second, and what a busy machine needs to say so."""
+"""A second, and what a busy machine needs to report it."""
 
 PATIENCE: Final = 5.0
 OPENING: Final = pb.OpenConsumer(subscription="engine", max_outstanding=10_000)
