@@ -72,17 +72,17 @@ _CONVERTED, _ROUNDED = CoercionKind.CONVERTED, CoercionKind.ROUNDED  # reading a
 
 
 # msgspec structs: some are made for every event, in an eighth of the time that a frozen dataclass takes.
-class Coercion(msgspec.Struct, frozen=True, array_like=True):
+class Coercion(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One difference between the payload that was sent and the coerced one.
 
     `before` and `after` are equal for a number that a client may have ROUNDED before it arrived; `after` is None for a
-    dropped value.
+    dropped value. Both are JSON, of whose recursive type msgspec makes no decoder.
     """
 
     path: str
     kind: CoercionKind
-    before: JSON
-    after: JSON
+    before: Any
+    after: Any
 
 
 class CoercedPayload(msgspec.Struct, frozen=True):

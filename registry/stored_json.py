@@ -6,11 +6,14 @@ import logging
 import sys
 from functools import cache
 from math import copysign
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from registry.json_values import INTEGER_DIGITS, MAX_DEPTH, all_exact, number_problem, with_numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LARGEST: Final = sys.float_info.max
 
@@ -35,11 +38,14 @@ def load_stored(text: str) -> Any:
     return with_numbers(value, "", lambda _, number: clamped(number) if number_problem(number) else number)
 
 
-def load_nested(text: str, depth: int) -> Any:
-    """Return stored JSON. Raise ValueError if it is damaged, or nested more than `depth` levels deep."""
+def load_nested(text: str, depth: int, decode: Callable[[str], Any] = _decode) -> Any:
+    """Return stored JSON. Raise ValueError if it is damaged, or nested more than `depth` levels deep.
+
+    `decode` is that of a decoder for a type, whose errors it raises.
+    """
     if isinstance(text, DamagedObject):
         raise ValueError("its text is not UTF-8")  # noqa: TRY004
-    value = _decode(text)
+    value = decode(text)
     if text.count("[") + text.count("{") > depth and _is_deeper(value, depth):
         raise ValueError(f"it is nested more than {depth} levels deep")
     return value

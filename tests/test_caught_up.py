@@ -10,7 +10,7 @@ import pytest
 
 from server.delivery.wake_ups import PORTION, WakeUps
 from server.rpc.messages import watches
-from server.rpc.messages.matches import write_match
+from server.rpc.messages.matches import encoded_match
 from signalbox.v1 import projects_pb2
 from tests.support.automations import RESUMED, STARTED, automate, await_event, change, get_run, matches_of
 from tests.support.messages import ADA, ANYTHING, BOB, event, schema
@@ -44,11 +44,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list of the ids of the matches that are encoded from now on."""
     ids: list[str] = []
 
-    def counting(match: Any, *arguments: Any) -> None:
+    def counting(match: Any, *arguments: Any) -> str:
         ids.append(match.id)
-        write_match(match, *arguments)
+        return encoded_match(match, *arguments)
 
-    monkeypatch.setattr(watches, "write_match", counting)
+    monkeypatch.setattr(watches, "encoded_match", counting)
     return ids
 
 

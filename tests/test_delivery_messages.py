@@ -23,7 +23,7 @@ from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import Place
 from server.delivery.subscription_status import ConsumerStatus, SubscriptionStatus
 from server.rpc.messages import deliveries as delivery_messages
-from server.rpc.messages.deliveries import write_consumer_response, write_deliveries, write_result
+from server.rpc.messages.deliveries import encode_pulled, write_consumer_response, write_result
 from server.rpc.messages.matches import write_log_entry
 from server.rpc.messages.pushes import write_attempt
 from server.rpc.messages.subscriptions import write_consumer, write_parked, write_subscription
@@ -175,9 +175,9 @@ def loaded(made: Delivery, event: Event = EVENT) -> LoadedDelivery:
 
 def test_a_delivery_is_written_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_messages, "database_now", lambda: 4 * SECOND)
-    into = match_stream_pb2.PullMatchesResponse()
     late, first = delivery(2, lease_expires_at=3 * SECOND), delivery(3, replayed=False, last_failure="")
-    write_deliveries(DeliveryBatch([loaded(delivery()), loaded(late), loaded(first)], 5), into)
+    encoded = encode_pulled(DeliveryBatch([loaded(delivery()), loaded(late), loaded(first)], 5))
+    into = match_stream_pb2.PullMatchesResponse.FromString(encoded)
     assert unset(into.deliveries[0]) == set()
     assert plain(into.deliveries[0]) == {
         "delivery_id": "1f-1-x",
@@ -197,8 +197,7 @@ def test_a_delivery_is_written_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_delivery_that_cannot_be_written_is_left_out_and_given_back() -> None:
     broken, fine = delivery(1), delivery(2)
     batch = DeliveryBatch([loaded(broken, UNWRITABLE), loaded(fine), loaded(broken, UNWRITABLE)], 5)
-    into = match_stream_pb2.DeliveryBatch()
-    write_deliveries(batch, into)
+    into = match_stream_pb2.PullMatchesResponse.FromString(encode_pulled(batch))
     assert [each.delivery_id for each in into.deliveries] == [fine.id]
     assert [each for each, _ in batch.unwritable] == [broken, broken]
     assert all(reason.startswith("It cannot be written: ") for _, reason in batch.unwritable)
@@ -218,7 +217,7 @@ def test_a_result_has_the_time_that_its_outcome_is_about(outcome: SettleOutcome)
 def test_every_response_of_a_consumers_stream_is_written() -> None:
     opening = Opening("engine", "worker", 7, ["1f-1-x"], 2.5)
     opened = write_consumer_response(Opened(opening, status(), ["1f-1-x"]))
-    assert opened is not None
+    assert isinstance(opened, match_stream_pb2.ConsumeMatchesResponse)
     assert plain(opened.opened) == {
         "subscription": plain(write_subscription(status())),
         "consumer_id": "worker",
@@ -227,7 +226,7 @@ def test_every_response_of_a_consumers_stream_is_written() -> None:
         "heartbeat_interval": "2.500s",
     }
     results = write_consumer_response(SettleResults(3, [SettleResult("1f-1-x", SettleOutcome.STALE)]))
-    assert results is not None
+    assert isinstance(results, match_stream_pb2.ConsumeMatchesResponse)
     assert plain(results) == {
         "results": {
             "sequence": "3",
@@ -235,17 +234,18 @@ def test_every_response_of_a_consumers_stream_is_written() -> None:
         }
     }
     heartbeat = write_consumer_response(Heartbeat(1, 3, 2))
-    assert heartbeat is not None
+    assert isinstance(heartbeat, match_stream_pb2.ConsumeMatchesResponse)
     assert plain(heartbeat) == {"heartbeat": {"floor_position": "1", "head_position": "3", "outstanding_count": 2}}
     drain = write_consumer_response(Drain(4.5))
-    assert drain is not None
+    assert isinstance(drain, match_stream_pb2.ConsumeMatchesResponse)
     assert plain(drain) == {"drain": {"grace_period": "4.500s"}}
 
 
 def test_a_batch_is_sent_unless_nothing_of_it_can_be_written() -> None:
     sent = write_consumer_response(DeliveryBatch([loaded(delivery(1), UNWRITABLE), loaded(delivery(2))], 5))
-    assert sent is not None
-    assert [each.delivery_id for each in sent.deliveries.deliveries] == ["1f-2-x"]
+    assert isinstance(sent, bytes)
+    received = match_stream_pb2.ConsumeMatchesResponse.FromString(sent)
+    assert [each.delivery_id for each in received.deliveries.deliveries] == ["1f-2-x"]
     assert write_consumer_response(DeliveryBatch([loaded(delivery(1), UNWRITABLE)], 5)) is None
 
 

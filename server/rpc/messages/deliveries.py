@@ -20,10 +20,11 @@ from server.delivery.consumer_session import (
     StopRequest,
 )
 from server.errors import InvalidArgument, InvalidConsumer
+from server.rpc.messages.encoding import VARINTS, sized_text, sized_time, tags, to_bytes
 from server.rpc.messages.enums import DELIVERY_OUTCOME, NACK_ACTION
-from server.rpc.messages.matches import write_loaded
+from server.rpc.messages.matches import encoded_loaded
 from server.rpc.messages.subscriptions import write_subscription
-from server.rpc.messages.times import duration, read_duration, timestamp, write_timestamp
+from server.rpc.messages.times import duration, read_duration, write_timestamp
 from server.rpc.messages.watches import read_heartbeat_seconds
 from server.storage.clock import database_now
 from signalbox.v1 import match_stream_pb2 as pb
@@ -134,8 +135,8 @@ def read_consumer_id(text: str) -> str:
     return text
 
 
-def write_consumer_response(response: ConsumerResponse) -> pb.ConsumeMatchesResponse | None:
-    """Write a message of a consumer's stream; None for a batch of which no delivery can be written."""
+def write_consumer_response(response: ConsumerResponse) -> pb.ConsumeMatchesResponse | bytes | None:
+    """Write a message of a consumer's stream, a batch encoded; None for one of which no delivery can be written."""
     match response:
         case Opened(opening, status, held):
             opened = pb.ConsumerOpened(
@@ -147,9 +148,8 @@ def write_consumer_response(response: ConsumerResponse) -> pb.ConsumeMatchesResp
             )
             return pb.ConsumeMatchesResponse(opened=opened)
         case DeliveryBatch():
-            message = pb.ConsumeMatchesResponse()
-            write_deliveries(response, message.deliveries)
-            return message if message.deliveries.deliveries else None
+            batch = _encoded_deliveries(response, _OF_BATCH)
+            return to_bytes(f"{_OF_RESPONSE}{VARINTS[len(batch)]}{batch}") if batch else None
         case SettleResults(sequence, results):
             message = pb.ConsumeMatchesResponse()
             message.results.sequence = sequence
@@ -166,30 +166,49 @@ def write_consumer_response(response: ConsumerResponse) -> pb.ConsumeMatchesResp
             return pb.ConsumeMatchesResponse(drain=pb.ConsumerDrain(grace_period=grace_period))
 
 
-def write_deliveries(batch: DeliveryBatch, into: pb.DeliveryBatch | pb.PullMatchesResponse) -> None:
-    """Write deliveries just before they are sent. Those that cannot be written are added to `batch.unwritable`."""
+_ID, _ATTEMPT, _MAX_ATTEMPTS, _MATCH, _DURATION, _EXPIRES_AT, _REPLAYED, _LAST_FAILURE = tags(
+    pb.Delivery,
+    *("delivery_id", "attempt", "max_attempts", "match"),
+    *("lease_duration", "lease_expires_at", "replayed", "last_failure"),
+)
+_OF_RESPONSE, _OF_BATCH, _OF_PULL = (
+    *tags(pb.ConsumeMatchesResponse, "deliveries"),
+    *tags(pb.DeliveryBatch, "deliveries"),
+    *tags(pb.PullMatchesResponse, "deliveries"),
+)
+
+
+def encode_pulled(batch: DeliveryBatch) -> bytes:
+    """Return the response of a pull, encoded; deliveries as `_encoded_deliveries` has them."""
+    return to_bytes(_encoded_deliveries(batch, _OF_PULL))
+
+
+def _encoded_deliveries(batch: DeliveryBatch, tag: str) -> str:
+    """Return deliveries just before they are sent, as fields with a tag; empty if none can be written.
+
+    Those that cannot be written are added to `batch.unwritable`.
+    """
     now = database_now()
-    expires_at: int | None = None
+    max_attempts = f"{_MAX_ATTEMPTS}{VARINTS[batch.max_attempts]}"
+    fields = []
     for delivery, loaded in batch.deliveries:
-        message = into.deliveries.add()
         try:
-            write_loaded(loaded, message.match)
+            match = encoded_loaded(loaded)
         except UNREADABLE as error:
-            del into.deliveries[-1]
             batch.unwritable.append((delivery, f"It cannot be written: {describe_error(error)}"))
             continue
-        message.delivery_id = delivery.id
-        message.attempt = delivery.attempt
-        message.max_attempts = batch.max_attempts
-        if delivery.lease_expires_at != expires_at:  # most leases of a batch were granted together
-            expires_at = delivery.lease_expires_at
-            lease, end = duration(max(0, expires_at - now)), timestamp(expires_at)
-        message.lease_duration.CopyFrom(lease)
-        message.lease_expires_at.CopyFrom(end)
+        expires_at = delivery.lease_expires_at
+        content = (
+            f"{_ID}{sized_text(delivery.id)}{_ATTEMPT}{VARINTS[delivery.attempt]}{max_attempts}"
+            f"{_DURATION}{sized_time(max(0, expires_at - now))}{_EXPIRES_AT}{sized_time(expires_at)}"
+            f"{_MATCH}{VARINTS[len(match)]}{match}"
+        )
         if delivery.replayed:
-            message.replayed = True
+            content += f"{_REPLAYED}\x01"
         if delivery.last_failure:
-            message.last_failure = delivery.last_failure
+            content += f"{_LAST_FAILURE}{sized_text(delivery.last_failure)}"
+        fields.append(f"{tag}{VARINTS[len(content)]}{content}")
+    return "".join(fields)
 
 
 def write_result(result: SettleResult, into: pb.DeliveryResult) -> None:

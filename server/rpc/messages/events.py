@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from registry.coercion import CoercionKind
 from registry.errors import SignalboxError
 from server.errors import ContactRequired
 from server.ingest.draft import Draft, UnreadableRequest, check_idempotency_key
+from server.rpc.messages.encoding import NAMES, VARINTS, sized_text, sized_time, tags, to_bytes
 from server.rpc.messages.enums import COERCION_KIND
-from server.rpc.messages.response_size import write_details
-from server.rpc.messages.structs import read_struct, write_struct, write_value
-from server.rpc.messages.times import read_timestamp, write_timestamp
+from server.rpc.messages.response_size import FRAMING, MAX_DETAIL_BYTES
+from server.rpc.messages.structs import encoded_struct, encoded_value, read_struct
+from server.rpc.messages.times import read_timestamp
 from server.rpc.messages.typed_properties import read_typed
 from server.services.emails import normalize_email
 from server.status import code_of, message_of, reason_of
@@ -18,6 +20,8 @@ from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from registry.coercion import Coercion
     from registry.errors import Violation
     from server.model import Event
@@ -59,47 +63,78 @@ def read_draft_or_refuse(message: pb.EventInput, readers: Readers, later: Later 
         return unreadable_draft(message, error.detached())
 
 
-# What is written for every event is written in place: a message given to a constructor is copied.
-def write_event(event: Event, into: event_pb2.Event) -> None:
-    """Write a whole event; of coercions that are not recorded, and beyond MAX_DETAIL_BYTES, only the count."""
-    into.id = event.id
-    into.position = event.position
-    into.name = event.name
-    into.definition_id = event.definition_id
-    into.revision = event.revision
-    into.contact_id = event.contact_id
-    into.email = event.email
-    into.properties.SetInParent()
-    write_struct(event.properties, into.properties)
+_ID, _POSITION, _NAME, _DEFINITION, _REVISION, _CONTACT, _EMAIL, _PROPERTIES, _COERCIONS = tags(
+    event_pb2.Event,
+    *("id", "position", "name", "definition_id", "revision", "contact_id", "email", "properties", "coercions"),
+)
+_OCCURRED_AT, _RECEIVED_AT, _OMITTED, _UNREADABLE, _ERASED_AT, _TRACEPARENT = tags(
+    event_pb2.Event,
+    *("occurred_at", "received_at", "omitted_coercion_count", "unreadable_reason", "erased_at", "traceparent"),
+)
+_PATH, _KIND, _FROM, _TO = tags(event_pb2.Coercion, "path", "kind", "from", "to")
+_KINDS = {kind: f"{_KIND}{VARINTS[COERCION_KIND.write(kind)]}" for kind in CoercionKind}
+
+
+def encoded_event(event: Event) -> str:
+    """Return a whole event, encoded; of coercions not recorded, and beyond MAX_DETAIL_BYTES, only the count."""
+    properties = encoded_struct(event.properties)
+    encoded = (
+        f"{_ID}{sized_text(event.id)}{_POSITION}{VARINTS[event.position]}{_NAME}{NAMES[event.name]}"
+        f"{_DEFINITION}{NAMES[event.definition_id]}{_REVISION}{VARINTS[event.revision]}"
+        f"{_CONTACT}{sized_text(event.contact_id)}{_EMAIL}{sized_text(event.email)}"
+        f"{_PROPERTIES}{VARINTS[len(properties)]}{properties}"
+        f"{_OCCURRED_AT}{sized_time(event.occurred_at)}{_RECEIVED_AT}{sized_time(event.received_at)}"
+    )
     if event.coercions:
-        unwritten = write_details(event.coercions, write_coercion, into.coercions)
-        into.omitted_coercion_count = event.omitted_coercions + unwritten
+        coercions, left_out = _encoded_coercions(event.coercions)
+        encoded += f"{coercions}{_OMITTED}{VARINTS[event.omitted_coercions + left_out]}"
     elif event.omitted_coercions:
-        into.omitted_coercion_count = event.omitted_coercions
-    write_timestamp(event.occurred_at, into.occurred_at)
-    write_timestamp(event.received_at, into.received_at)
+        encoded += f"{_OMITTED}{VARINTS[event.omitted_coercions]}"
     if event.unreadable:
-        into.unreadable_reason = event.unreadable
+        encoded += f"{_UNREADABLE}{sized_text(event.unreadable)}"
     if event.erased_at:
-        write_timestamp(event.erased_at, into.erased_at)
+        encoded += f"{_ERASED_AT}{sized_time(event.erased_at)}"
     if event.traceparent:
-        into.traceparent = event.traceparent
+        encoded += f"{_TRACEPARENT}{sized_text(event.traceparent)}"
+    return encoded
+
+
+def write_event(event: Event, into: event_pb2.Event) -> None:
+    """Write a whole event into an empty message, as `encoded_event` does."""
+    into.MergeFromString(to_bytes(encoded_event(event)))
 
 
 def event_message(event: Event) -> event_pb2.Event:
     """Return a whole event as a message of its own."""
-    message = event_pb2.Event()
-    write_event(event, message)
-    return message
+    return event_pb2.Event.FromString(to_bytes(encoded_event(event)))
+
+
+def _encoded_coercions(coercions: Sequence[Coercion]) -> tuple[str, int]:
+    """Return the fields of the first MAX_DETAIL_BYTES of coercions, and how many are left out."""
+    fields: list[str] = []
+    room = MAX_DETAIL_BYTES
+    for coercion in coercions:
+        content = encoded_coercion(coercion)
+        room -= len(content) + FRAMING
+        if room < 0:
+            break
+        fields.append(f"{_COERCIONS}{VARINTS[len(content)]}{content}")
+    return "".join(fields), len(coercions) - len(fields)
+
+
+def encoded_coercion(coercion: Coercion) -> str:
+    """Return one coercion of a payload, encoded."""
+    before = encoded_value(coercion.before)
+    encoded = f"{_PATH}{NAMES[coercion.path]}{_KINDS[coercion.kind]}{_FROM}{VARINTS[len(before)]}{before}"
+    if coercion.after is None:
+        return encoded
+    after = encoded_value(coercion.after)
+    return f"{encoded}{_TO}{VARINTS[len(after)]}{after}"
 
 
 def write_coercion(coercion: Coercion, into: event_pb2.Coercion) -> None:
-    """Write one coercion of a payload."""
-    into.path = coercion.path
-    into.kind = COERCION_KIND.write(coercion.kind)
-    write_value(coercion.before, getattr(into, "from"))
-    if coercion.after is not None:
-        write_value(coercion.after, into.to)
+    """Write one coercion of a payload into an empty message."""
+    into.MergeFromString(to_bytes(encoded_coercion(coercion)))
 
 
 def write_error(error: Exception) -> pb.EventError:

@@ -24,7 +24,7 @@ M = TypeVar("M", bound="Message")
 MAX_DETAIL_BYTES: Final = 1024 * 1024
 """The most bytes of the coercions of one event, or of the clauses of one trace."""
 
-_FRAMING: Final = 6
+FRAMING: Final = 6
 """The most bytes of the tag and the length of an item."""
 
 _SMALL: Final = 16
@@ -60,4 +60,4 @@ def write_details(details: Sequence[T], write: Callable[[T, M], Any], into: Repe
 
 def size_of(message: Message) -> int:
     """Return the bytes that a message takes as an item of another one."""
-    return message.ByteSize() + _FRAMING
+    return message.ByteSize() + FRAMING

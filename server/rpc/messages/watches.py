@@ -11,8 +11,9 @@ from server.delivery.match_reader import SharedUpdate, WatchQuery, log_unreadabl
 from server.delivery.recent_matches import RecentMatch
 from server.delivery.start_points import AfterPosition, Cursor, LogEnd, Since, make_cursor
 from server.errors import InvalidArgument
+from server.rpc.messages.encoding import VARINTS, tags, to_bytes
 from server.rpc.messages.enums import LOG_END
-from server.rpc.messages.matches import write_match
+from server.rpc.messages.matches import encoded_match
 from server.rpc.messages.times import read_duration, read_timestamp
 from signalbox.v1 import match_stream_pb2 as pb
 
@@ -103,14 +104,16 @@ def write_update(update: WatchUpdate, project_id: str) -> bytes:
     return encoded
 
 
+(_MATCHES,) = tags(pb.WatchMatchesResponse, "matches")
+
+
 def _encoded_field(loaded: LoadedMatch) -> bytes:
     """Return the field `matches` of a response with one match; empty if it cannot be written."""
     if isinstance(loaded, RecentMatch) and loaded.message is not None:
         return loaded.message
-    response = pb.WatchMatchesResponse()
     try:
-        write_match(*loaded, response.matches.add())
-        encoded = response.SerializeToString()
+        content = encoded_match(*loaded)
+        encoded = to_bytes(f"{_MATCHES}{VARINTS[len(content)]}{content}")
     except UNREADABLE as error:
         log_unreadable(loaded.match, f"It cannot be written: {describe_error(error)}")
         encoded = b""

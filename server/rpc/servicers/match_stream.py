@@ -10,12 +10,12 @@ from server.errors import InvalidArgument
 from server.paging import PageRequest
 from server.process.shutdown import until
 from server.rpc.messages.deliveries import (
+    encode_pulled,
     read_consumer_id,
     read_consumer_requests,
     read_opening,
     read_settlements,
     write_consumer_response,
-    write_deliveries,
     write_result,
 )
 from server.rpc.messages.pushes import read_push, read_push_changes, write_attempt
@@ -130,7 +130,7 @@ class MatchStreamServicer:
 
     async def ConsumeMatches(
         self, requests: AsyncIterator[pb.ConsumeMatchesRequest], caller: Caller
-    ) -> AsyncIterator[pb.ConsumeMatchesResponse]:
+    ) -> AsyncIterator[pb.ConsumeMatchesResponse | bytes]:
         opening = read_opening(await until(self._shutdown.stopping, anext(requests, None)))
         async with (
             aclosing(read_consumer_requests(requests)) as consumer_requests,
@@ -140,7 +140,7 @@ class MatchStreamServicer:
                 if (message := write_consumer_response(response)) is not None:
                     yield message
 
-    async def PullMatches(self, request: pb.PullMatchesRequest, caller: Caller) -> pb.PullMatchesResponse:
+    async def PullMatches(self, request: pb.PullMatchesRequest, caller: Caller) -> bytes:
         batch = await self._deliveries.pull(
             caller.project_pk,
             request.subscription,
@@ -148,8 +148,7 @@ class MatchStreamServicer:
             read_max_matches(request.max_matches),
             _read_wait_seconds(request),
         )
-        response = pb.PullMatchesResponse()
-        write_deliveries(batch, response)
+        response = encode_pulled(batch)
         await self._deliveries.park(caller.project_pk, request.subscription, batch.unwritable)
         return response
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from automation.bulk import among, packed
 from automation.prepared_statements import PreparedList
-from registry.coercion import Coercion, CoercionKind
+from registry.coercion import Coercion
 from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of
 from registry.stored_json import load_nested
@@ -237,13 +237,19 @@ def to_event(row: Any) -> Event:
     )
 
 
+# Typed: the objects are made by the decoder, in a quarter of the time.
+_RECORDED = msgspec.json.Decoder(list[Coercion | int])
+
+
 def read_coercions(text: str) -> tuple[tuple[Coercion, ...], int]:
     """Return the coercions of an event from their recorded JSON, and how many further ones were not recorded."""
     # Stored as [[path, kind, from, to], ...], where `from` is at most one level less deep than the payload. The number
     # of further ones comes last, if there are any.
-    coercions = load_nested(text, MAX_DEPTH + 1)
-    omitted = coercions.pop() if coercions and type(coercions[-1]) is int else 0
-    return tuple(Coercion(path, CoercionKind(kind), *values) for path, kind, *values in coercions), omitted
+    recorded = load_nested(text, MAX_DEPTH + 1, _RECORDED.decode)
+    omitted = recorded.pop() if recorded and type(recorded[-1]) is int else 0
+    if int in map(type, recorded):
+        raise ValueError("a number is among its coercions")
+    return tuple(recorded), omitted
 
 
 def position_range(connection: Connection, project_pk: int, event_filter: EventFilter) -> tuple[int, int | None]:
