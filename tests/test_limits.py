@@ -47,7 +47,7 @@ from server.rpc.servicers import event_ingest, match_stream
 from server.services import api_keys, emails, runs
 from server.services import quarantine as quarantine_service
 from server.settings import Settings
-from server.sharing import interpreter_lock, small_work
+from server.sharing import interpreter_lock, rounds, small_work
 from server.storage import connection_turns, health
 from server.storage.sqlite import readers as sqlite_readers
 
@@ -264,6 +264,8 @@ LIMITS = {
     "Large work while the database thread works": (
         f"waits {number(1_000 * interpreter_lock.WAIT_SECONDS, 'ms')} at a time, no longer than it has worked"
     ),
+    "Calls that begin, and single events that are answered, in one round of the event loop while another project has "
+    "small work": f"{number(rounds.PORTION)} in all, or one of each project",
     "A busy event loop while a transaction of SQLite is awaited": (
         f"stops for {number(1_000 * interpreter_lock.PAUSE_SECONDS, 'ms')} at a time, while the transaction computes"
     ),

@@ -44,7 +44,7 @@ from server.errors import (
     StorageUnavailable,
 )
 from server.ingest.commit import commit
-from server.ingest.commit_queue import CommitQueue
+from server.ingest.commit_queue import SMALL_EVENTS, CommitQueue
 from server.ingest.commit_timer import CommitTimer
 from server.ingest.contacts import ContactCache
 from server.ingest.deferred_batches import Deferral, DeferredBatches
@@ -55,6 +55,7 @@ from server.ingest.validate import validate_batch, validate_in_slices
 from server.logs.outages import is_outage
 from server.process import runtime
 from server.sharing.loop_time import LoopTime
+from server.sharing.rounds import Rounds
 from server.storage.health import StorageHealth
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class GroupCommit:
         self._health = health or StorageHealth(database)
         self._health.on_late(self._refuse_queued, self._answer_running)
         self._running: Sequence[Batch] = ()
+        self._answers = Rounds()
         self._queue = CommitQueue(queue_events)
         self._evaluator = PreEvaluator(database, catalog.thread)
         self._caches: dict[int, ContactCache] = {}
@@ -296,16 +298,25 @@ class GroupCommit:
                 return
             self._metrics.commits.count_failed()
             self._report(error, sum(len(batch.drafts) for batch in batches))
-            _resolve(batches, error if isinstance(error, SignalboxError) else InternalError())
+            self._answer(batches, error if isinstance(error, SignalboxError) else InternalError())
         else:
             self._health.commit_ended()
             self._keep(commits, invalidations, recent)
             # First the deliveries: a consumer gets a match as soon as its sender gets the response.
             for step in steps:
                 step.end()
-            _resolve(batches)
+            self._answer(batches)
             if batches:
                 self._count(commits, perf_counter() - began - attempts.step_seconds)
+
+    def _answer(self, batches: Sequence[Batch], error: Exception | None = None) -> None:
+        """Resolve batches that were committed, or failed; many small ones of a project in portions, if others send."""
+        for batch in batches:
+            # What follows a large one is done in slices.
+            if len(batch.drafts) > SMALL_EVENTS:
+                batch.resolve(error)
+            else:
+                self._answers.begin(batch.snapshot.project_pk, partial(batch.resolve, error))
 
     def _report(self, error: Exception, events: int) -> None:
         """Report a defect of a commit. Outages are reported by the storage health, refused requests not at all."""

@@ -26,6 +26,7 @@ from server.process.memory import usable_memory
 from server.process.recurring import Recurring
 from server.rpc.receive_limits import SLOW_SECONDS, ReceiveLimits
 from server.sharing.fair_budget import FairBudget
+from server.sharing.rounds import Rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +101,8 @@ class CallLimits:
         arriving = memory // _ARRIVING_PART // MAX_MESSAGE_BYTES
         self.arriving = FairBudget(_between(_LEAST_ARRIVING, arriving, _MOST_ARRIVING))
         self.receiving = ReceiveLimits()
+        self.beginning = Rounds()
+        """Calls that are about to receive their message."""
         self.working = FairBudget(_between(_LEAST_WORKING, memory // _WORKING_PART, _MOST_WORKING))
         self._waiting_messages = FairBudget(max(_LEAST_WAITING, memory // _WAITING_PART))
         self.expected: dict[asyncio.Task[Any], tuple[float, float]] = {}

@@ -33,7 +33,9 @@ class MessageReader:
         """
         limits = self._limits
         kind = key, method
-        # Most calls do not wait, and save 2 us.
+        # Most calls do not wait, and save 2 us each time.
+        if not limits.beginning.take(key):
+            await limits.beginning.wait(key)
         if not limits.arriving.take(key):
             await limits.arriving.acquire(key)
         try:
