@@ -32,10 +32,12 @@ from registry.name_search import name_contains
 from registry.names import check_event_name, given_name_problem
 from registry.page_sizes import PAGE_CHARACTERS, page_of
 from registry.paths import property_path
-from registry.unreadable_rows import load_reported
+from registry.text_columns import as_text, text_of
+from registry.unreadable_rows import UNREADABLE_ROWS, load_reported, load_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
+    from enum import StrEnum
 
     from sqlalchemy import Connection, Row, Select
 
@@ -50,7 +52,9 @@ MAX_LABEL_VALUE: Final = 255
 
 _automation = automation.c
 _JSON_COLUMNS = ("labels", "attributes")
-_BARE = select(*(column for column in automation.columns if column.name != "attributes"))
+_WORDS: Final[Mapping[str, type[AutomationState | EntryRule]]] = {"state": AutomationState, "entry_rule": EntryRule}
+_CHECKED: Final = (*_JSON_COLUMNS, *_WORDS)
+_BARE = select(*(column for column in as_text(automation) if column.name != "attributes"))
 _BY_KEY = Prepared(*(_BARE.where(among(_automation.key, "keys", dialect)) for dialect in DIALECTS))
 
 
@@ -182,7 +186,7 @@ def automation_key(connection: Connection, project_pk: int, automation_id: str) 
 
 def automation_ids(connection: Connection, keys: Collection[int]) -> dict[int, str]:
     """Return the ids of automations, also of deleted ones, by their keys."""
-    rows = connection.execute(select(_automation.key, _automation.id).where(_automation.key.in_(keys)))
+    rows = connection.execute(select(_automation.key, text_of(_automation.id)).where(_automation.key.in_(keys)))
     return {row.key: row.id for row in rows}
 
 
@@ -191,7 +195,7 @@ def versions_at(connection: Connection, keys: list[int], position: int) -> dict[
 
     An automation that was created later has none.
     """
-    query = select(automation_version).where(
+    query = select(*as_text(automation_version)).where(
         automation_version.c.automation_key.in_(keys), automation_version.c.since_position < position
     )
     versions: dict[int, AutomationVersion] = {}
@@ -203,7 +207,7 @@ def versions_at(connection: Connection, keys: list[int], position: int) -> dict[
 def event_names_by_key(connection: Connection, project_pk: int) -> list[tuple[int, str]]:
     """Return the key of each automation, also of deleted ones, with each event name that it ever had; newest first."""
     versions = automation_version.c
-    query = select(versions.automation_key, versions.event_name).distinct()
+    query = select(versions.automation_key, text_of(versions.event_name)).distinct()
     query = query.join_from(automation_version, automation, _automation.key == versions.automation_key)
     query = query.where(_automation.project_key == project_pk).order_by(versions.automation_key.desc())
     return [(row.automation_key, row.event_name) for row in connection.execute(query)]
@@ -294,10 +298,10 @@ def _label_violations(labels: Mapping[str, str]) -> Iterator[Violation]:
 def _write(connection: Connection, current: Automation, changed: Automation, head: int) -> Automation:
     changed = replace(changed, version=current.version + 1)
     # Unreadable columns stay as they are, unless they are replaced.
-    kept = [name for name in _JSON_COLUMNS if current.unreadable and getattr(changed, name) == getattr(current, name)]
+    kept = [name for name in _CHECKED if current.unreadable and getattr(changed, name) == getattr(current, name)]
     columns = {name: value for name, value in _columns(changed).items() if name not in kept}
     connection.execute(update(automation).where(_automation.key == current.key).values(columns))
-    if current.unreadable and len(kept) < len(_JSON_COLUMNS):
+    if current.unreadable and len(kept) < len(_CHECKED):
         changed = get_automation(connection, current.project_pk, current.id)
     if _rules(changed) != _rules(current):
         _insert_version(connection, changed, head)
@@ -309,7 +313,7 @@ def _rules(automation: Automation) -> tuple[AutomationState, str, str, EntryRule
 
 
 def _all(project_pk: int) -> Select[Any]:
-    return select(automation).where(_automation.project_key == project_pk)
+    return select(*as_text(automation)).where(_automation.project_key == project_pk)
 
 
 def _live(project_pk: int) -> Select[Any]:
@@ -345,13 +349,25 @@ def _from_values(columns: Mapping[str, Any]) -> Automation:
     """Return the automation of a row, which is given by the names of its columns."""
     values = {"attributes": "{}", **columns}
     values["project_pk"] = values.pop("project_key")
-    loaded = {name: load_reported("automation", values["id"], values[name]) for name in _JSON_COLUMNS}
+    loaded: dict[str, tuple[Any, str]] = {
+        name: load_reported("automation", values["id"], values[name]) for name in _JSON_COLUMNS
+    }
+    loaded |= {name: _word(words, values["id"], values[name]) for name, words in _WORDS.items()}
     values |= {name: value for name, (value, _) in loaded.items()}
     values["unreadable"] = "; ".join(f"{name}: {reason}" for name, (_, reason) in loaded.items() if reason)
-    values |= {"state": AutomationState(values["state"]), "entry_rule": EntryRule(values["entry_rule"])}
     return Automation(**values)
 
 
+def _word(words: type[AutomationState | EntryRule], automation_id: str, text: str) -> tuple[StrEnum, str]:
+    """Return a stored word and no reason, or UNREADABLE and the reason why it cannot be read."""
+    try:
+        return words(text), ""
+    except ValueError as error:
+        return words.UNREADABLE, UNREADABLE_ROWS.report("automation", automation_id, error)
+
+
 def _to_version(row: Row[Any]) -> AutomationVersion:
+    version_id = f"{row.automation_key}/{row.version}"
     values = row._asdict()
-    return AutomationVersion(**values | {"state": AutomationState(row.state), "entry_rule": EntryRule(row.entry_rule)})
+    values |= {name: load_word(words, "automation_version", version_id, values[name]) for name, words in _WORDS.items()}
+    return AutomationVersion(**values)

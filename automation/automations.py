@@ -18,6 +18,8 @@ class AutomationState(StrEnum):
     ACTIVE = "active"
     PAUSED = "paused"
     """It is finished, but is not matched with events at the moment."""
+    UNREADABLE = "unreadable"
+    """The stored state cannot be read: no event is matched until it is set again."""
 
 
 class EntryRule(StrEnum):
@@ -26,6 +28,8 @@ class EntryRule(StrEnum):
     EVERY_TIME = "every_time"
     ONCE_PER_CONTACT = "once_per_contact"
     ONCE_WHILE_RUNNING = "once_while_running"
+    UNREADABLE = "unreadable"
+    """The stored rule cannot be read: no event is matched until it is set again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,12 @@ class Automation:
     updated_at: int
     deleted_at: int | None = None
     unreadable: str = ""
-    """The reason why labels or attributes cannot be read; unreadable ones are empty."""
+    """Why labels, attributes, state or entry rule cannot be read; unreadable labels and attributes are empty."""
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether it is known which events it is matched with."""
+        return self.state is not AutomationState.UNREADABLE and self.entry_rule is not EntryRule.UNREADABLE
 
     @property
     def etag(self) -> str:

@@ -10,6 +10,7 @@ from automation.bulk import DIALECTS, among, packed
 from automation.match_log import to_match
 from automation.run_store import to_run
 from automation.tables import automation_match, hidden_from_planner, run
+from registry.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,7 @@ def runs_at(connection: Connection, project_pk: int, numbers: Sequence[int]) -> 
 
 
 _MATCHES = {
-    dialect: select(automation_match)
+    dialect: select(*as_text(automation_match))
     .where(
         hidden_from_planner(_match.project_key) == bindparam("project"),
         among(_match.event_position, "events", dialect),
@@ -54,7 +55,7 @@ _MATCHES = {
     for dialect in DIALECTS
 }
 _RUNS = {
-    dialect: select(run)
+    dialect: select(*as_text(run))
     .where(_run.project_key == bindparam("project"), among(_run.number, "numbers", dialect))
     .order_by(_run.number)
     for dialect in DIALECTS

@@ -16,6 +16,8 @@ from automation.bulk import among, chunks, packed
 from automation.matches import Match, MatchKind
 from automation.prepared_statements import PreparedList
 from automation.tables import automation_match, hidden_from_planner, match_log_start
+from registry.text_columns import as_text, text_of
+from registry.unreadable_rows import load_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +88,7 @@ def read_filtered(
 ) -> list[Match]:
     """Return the matches that pass a filter, at most `limit`, among the READ_LIMIT matches after a position."""
     within = (_match.project_key == project_pk) & (_match.position > after) & (_match.position <= after + READ_LIMIT)
-    query = filtered(connection, select(automation_match).where(within), match_filter)
+    query = filtered(connection, select(*as_text(automation_match)).where(within), match_filter)
     return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))]
 
 
@@ -127,7 +129,7 @@ def matches_of_events(
     """Return the available matches of events, by the positions of the events and in log order."""
     matches: dict[int, list[Match]] = {}
     for chunk in chunks(event_positions):
-        query = select(automation_match).where(
+        query = select(*as_text(automation_match)).where(
             hidden_from_planner(_match.project_key) == project_pk,
             _match.event_position.in_(chunk),
             _match.kind != MatchKind.TIMED_OUT,
@@ -140,7 +142,7 @@ def matches_of_events(
 def to_match(row: Any) -> Match:
     """Return the match of a row that begins with the columns of the log."""
     _, position, match_id, kind, *rest = row[:11]
-    return Match(position, match_id, _KINDS[kind], *rest)
+    return Match(position, match_id, _KINDS.get(kind) or load_word(MatchKind, "match", match_id, kind), *rest)
 
 
 def match_values(project_pk: int, match: Match) -> tuple[Any, ...]:
@@ -162,7 +164,7 @@ def match_values(project_pk: int, match: Match) -> tuple[Any, ...]:
 
 def _at(dialect: str) -> Select[Any]:
     own = _match.project_key == bindparam("project")
-    return select(automation_match).where(own, among(_match.position, "positions", dialect))
+    return select(*as_text(automation_match)).where(own, among(_match.position, "positions", dialect))
 
 
 _AT = PreparedList(_at)
@@ -170,4 +172,6 @@ _START = select(_start.position, _start.gone_before).where(_start.project_key ==
 _MATCHED_AT = select(_match.matched_at).where(
     _match.project_key == bindparam("project"), _match.position == bindparam("at")
 )
-_ID_AT = select(_match.id).where(_match.project_key == bindparam("project"), _match.position == bindparam("at"))
+_ID_AT = select(text_of(_match.id)).where(
+    _match.project_key == bindparam("project"), _match.position == bindparam("at")
+)

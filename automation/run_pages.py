@@ -23,6 +23,7 @@ from automation.run_store import to_run
 from automation.tables import hidden_from_planner, run
 from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS, last_examined_key
 from registry.page_sizes import read_page
+from registry.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -75,7 +76,7 @@ def _examined(
         if len(numbers) <= EXAMINED_ROWS:
             # Nothing else about the number or the contact: SQLite would use another index for it.
             named = among(_run.number, "numbers", connection.dialect.name)
-            query = select(run).where(_run.project_key == project_pk, named, *with_status)
+            query = select(*as_text(run)).where(_run.project_key == project_pk, named, *with_status)
             return query.params(numbers=packed(connection, numbers)), None
     return _of_many(connection, project_pk, in_project, run_filter, before, with_status)
 
@@ -98,7 +99,7 @@ def _of_many(
         candidates = [in_project, _run.automation_key == run_filter.automation_key, _run.number < before]
         ordered = select(_run.number).where(*candidates).order_by(_run.number.desc())
         last_examined = last_examined_key(connection, ordered, EXAMINED_ROWS) if rest else None
-    query = select(run).where(*candidates, *rest)
+    query = select(*as_text(run)).where(*candidates, *rest)
     return query if last_examined is None else query.where(_run.number >= last_examined), last_examined
 
 

@@ -13,7 +13,8 @@ from automation.prepared_statements import Prepared
 from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden_from_planner, run
 from registry.log_ids import position_of
-from registry.unreadable_rows import load_reported
+from registry.text_columns import as_text, text_of
+from registry.unreadable_rows import load_reported, load_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -33,7 +34,7 @@ def get_run(connection: Connection, project_pk: int, run_id: str) -> Run:
     if number is None:
         raise RunNotFound(run_id)
     row = connection.execute(
-        select(run).where(_run.project_key == project_pk, _run.number == number, _run.id == run_id)
+        select(*as_text(run)).where(_run.project_key == project_pk, _run.number == number, _run.id == run_id)
     ).one_or_none()
     if row is None:
         raise RunNotFound(run_id)
@@ -51,7 +52,7 @@ def newest_runs(connection: Connection, project_pk: int, automation_keys: Sequen
     """Return the newest run of each automation, by the keys of the automations."""
     numbers = select(func.max(_run.number)).where(_run.automation_key.in_(automation_keys))
     newest = list(connection.scalars(numbers.group_by(_run.automation_key)))
-    rows = connection.execute(select(run).where(_run.project_key == project_pk, _run.number.in_(newest)))
+    rows = connection.execute(select(*as_text(run)).where(_run.project_key == project_pk, _run.number.in_(newest)))
     return {row.automation_key: to_run(row) for row in rows}
 
 
@@ -88,7 +89,7 @@ def entries_before(
 
     With `open_only`, only those with a run that was still open at that event.
     """
-    query = select(_run.automation_key, _run.id).where(
+    query = select(_run.automation_key, text_of(_run.id)).where(
         _run_project == project_pk,
         _run.contact_key == contact_key,
         _run.automation_key.in_(automation_keys),
@@ -101,7 +102,7 @@ def entries_before(
 
 def awaited_conditions(connection: Connection, project_pk: int) -> list[tuple[int, str, str]]:
     """Return the distinct conditions of waiting runs: key of the automation, name of the event, condition."""
-    query = select(_run.automation_key, _run.wait_event, _run.wait_condition).distinct()
+    query = select(_run.automation_key, text_of(_run.wait_event), text_of(_run.wait_condition)).distinct()
     query = query.where(WAITING, _run_project == project_pk, _run.wait_condition != "")
     return [(row.automation_key, row.wait_event, row.wait_condition) for row in connection.execute(query)]
 
@@ -113,7 +114,7 @@ def due_projects(connection: Connection, now: int) -> list[int]:
 
 def due_runs(connection: Connection, project_pk: int, now: int, limit: int) -> list[Run]:
     """Return waiting runs of a project whose timeout has passed, the longest overdue first."""
-    query = select(run).where(TIMED, _run.timeout_at <= now, _run_project == project_pk)
+    query = select(*as_text(run)).where(TIMED, _run.timeout_at <= now, _run_project == project_pk)
     return [to_run(row) for row in connection.execute(query.order_by(_run.timeout_at).limit(limit))]
 
 
@@ -134,13 +135,15 @@ def next_timeout(connection: Connection) -> int | None:
 
 _WAITING_OF = Prepared(
     *(
-        select(run).where(WAITING, _run_project == bindparam("project"), among(_run.contact_key, "contacts", dialect))
+        select(*as_text(run)).where(
+            WAITING, _run_project == bindparam("project"), among(_run.contact_key, "contacts", dialect)
+        )
         for dialect in DIALECTS
     )
 )
 _ENTRIES = Prepared(
     *(
-        select(_run.automation_key, _run.contact_key, _run.status)
+        select(_run.automation_key, _run.contact_key, text_of(_run.status))
         .distinct()
         .where(
             _run_project == bindparam("project"),
@@ -159,7 +162,7 @@ def _named(row: Any) -> Any:
 
 def to_run(row: Any) -> Run:
     """Return the run of a row."""
-    status = RunStatus(row.status)
+    status = load_word(RunStatus, "run", row.id, row.status)
     waiting = status is RunStatus.WAITING
     attributes, unreadable = load_reported("run", row.id, row.attributes)
     return Run(

@@ -16,6 +16,7 @@ from registry.page_sizes import read_page, rows_at_once
 from registry.personal import latest_marks
 from registry.schema import schema_from_json, schema_to_json
 from registry.tables import event_definition, event_definition_revision
+from registry.text_columns import text_of
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
@@ -39,9 +40,9 @@ LATEST: Final = and_(_revision.definition_id == _definition.id, _revision.number
 
 # Without the layout, which may be large because it keeps every field that ever existed; few callers need it.
 _REVISION: tuple[ColumnElement[Any], ...] = (
-    _revision.definition_id,
+    text_of(_revision.definition_id),
     _revision.number,
-    _revision.schema,
+    text_of(_revision.schema),
     _revision.created_at,
 )
 
@@ -76,7 +77,7 @@ def get_revision(conn: Connection, definition_id: str, number: int, field: str =
 def earlier_marks(conn: Connection, project_id: str, name: str) -> Marks:
     """Return which properties are personal by the newest revisions of a name, also of deleted definitions."""
     query = (
-        select(_revision.schema)
+        select(text_of(_revision.schema))
         .join(event_definition, _revision.definition_id == _definition.id)
         .where(_definition.project_id == project_id, _definition.name == name)
         .order_by(_revision.created_at.desc(), _definition.id.desc(), _revision.number.desc())
@@ -88,7 +89,8 @@ def earlier_marks(conn: Connection, project_id: str, name: str) -> Marks:
 
 def get_layout(conn: Connection, definition_id: str, number: int) -> MessageLayout:
     """Return the layout of the generated type of a revision that exists."""
-    query = select(_revision.layout).where(_revision.definition_id == definition_id, _revision.number == number)
+    query = select(text_of(_revision.layout))
+    query = query.where(_revision.definition_id == definition_id, _revision.number == number)
     return layout_from_json(conn.execute(query).scalar_one())
 
 
@@ -127,7 +129,7 @@ def _layout_too_large(name: str) -> Violation:
 def _newest_layout(conn: Connection, project_id: str, name: str) -> MessageLayout:
     """Return the newest layout of a name, also if its definition is deleted: its numbers must not be used again."""
     query = (
-        select(_revision.layout)
+        select(text_of(_revision.layout))
         .join(event_definition, LATEST)
         .where(_definition.project_id == project_id, _definition.name == name)
         .order_by(_revision.created_at.desc(), _definition.id.desc())

@@ -40,6 +40,8 @@ from registry.schema import (
 )
 from registry.suggestions import Suggestions
 from registry.tables import event_definition, event_definition_revision
+from registry.text_columns import as_text, text_of
+from registry.unreadable_rows import load_word
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
@@ -108,7 +110,7 @@ def get_definition(conn: Connection, project_id: str, name_or_id: str, *, delete
     definitions = [_to_definition(row) for row in conn.execute(query)]
     definitions.sort(key=lambda definition: definition.id != name_or_id)
     if not definitions or (definitions[0].deleted_at is not None and not deleted):
-        names = conn.scalars(select(_definition.name).where(_definition.project_id == project_id, _live)).all()
+        names = conn.scalars(select(text_of(_definition.name)).where(_definition.project_id == project_id, _live)).all()
         raise DefinitionNotFound(name_or_id, Suggestions(names).closest(name_or_id))
     return definitions[0]
 
@@ -311,7 +313,7 @@ def _older_than(created_at: int, definition_id: str) -> ColumnElement[bool]:
 
 def _definitions(project_id: str) -> Select[Any]:
     return (
-        select(event_definition, _revision.schema)
+        select(*as_text(event_definition), text_of(_revision.schema))
         .join(event_definition_revision, LATEST)
         .where(_definition.project_id == project_id)
     )
@@ -333,5 +335,6 @@ def _columns(definition: EventDefinition) -> dict[str, Any]:
 
 def _to_definition(row: Row[Any]) -> EventDefinition:
     values = row._asdict()
-    schema = schema_from_json(values.pop("schema"))
-    return EventDefinition(**values | {"schema": schema, "compatibility": Compatibility(row.compatibility)})
+    values["schema"] = schema_from_json(values["schema"])
+    values["compatibility"] = load_word(Compatibility, "event_definition", row.id, row.compatibility)
+    return EventDefinition(**values)

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 def as_text(table: Table) -> list[ColumnElement[Any]]:
     """Return the columns of a table to select, those of text as text."""
-    return [
-        cast(column, column.type).label(column.name) if isinstance(column.type, Text) else column
-        for column in table.columns
-    ]
+    return [text_of(column) if isinstance(column.type, Text) else column for column in table.columns]
+
+
+def text_of(column: ColumnElement[str]) -> ColumnElement[str]:
+    """Return a column to select as text, under its name."""
+    return cast(column, Text).label(getattr(column, "name", None))
 
 
 def before_damaged(row_id: str) -> str:

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from enum import StrEnum
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from registry.errors import RowUnreadable
 from registry.stored_json import load_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+Word = TypeVar("Word", bound=StrEnum)
 
 UNREADABLE: Final = (
     msgspec.MsgspecError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError
@@ -80,6 +84,14 @@ def load_reported(table: str, row_id: str, text: str) -> tuple[dict[str, Any], s
         return load_object(text), ""
     except UNREADABLE as error:
         return {}, UNREADABLE_ROWS.report(table, row_id, error)
+
+
+def load_word(words: type[Word], table: str, row_id: str, text: str) -> Word:
+    """Return a stored word of a few. Raise RowUnreadable for any other, which is reported."""
+    try:
+        return words(text)
+    except ValueError as error:
+        raise RowUnreadable(table, row_id, UNREADABLE_ROWS.report(table, row_id, error)) from None
 
 
 def describe_error(error: Exception) -> str:

@@ -23,7 +23,7 @@ from signalbox.v1 import (
     refusals_pb2,
 )
 from tests.support import messages
-from tests.support.automations import automate
+from tests.support.automations import automate, change
 from tests.support.consumers import EARLIEST, PARK, acknowledge, ids, pull, subscribe
 from tests.support.contract import METHODS, call_method
 from tests.support.messages import ADA, BOB, ORDER, struct
@@ -60,9 +60,14 @@ OWN: Final = {
 """The rows of one project, in each table that a call reads text of."""
 
 
+AS_BYTES: Final = (automation, automation_match, automation_version, event_definition, run, subscription)
+"""Tables whose text is also stored as bytes, as other programs may do: SQLite has no types of columns."""
+
+
 COLUMNS: Final = [
-    pytest.param(table, column.name, id=f"{table.name}.{column.name}")
-    for table in OWN
+    pytest.param(table, column.name, kind, id=f"{table.name}.{column.name}{'-bytes' if kind == 'BLOB' else ''}")
+    for kind, tables in (("TEXT", OWN), ("BLOB", AS_BYTES))
+    for table in tables
     for column in table.columns
     if isinstance(column.type, Text)
 ]
@@ -160,12 +165,12 @@ async def status(call: Awaitable[Any]) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize(("table", "column"), COLUMNS)
+@pytest.mark.parametrize(("table", "column", "kind"), COLUMNS)
 async def test_damaged_text_makes_no_call_fail_as_an_internal_error(
-    service: Service, served_store: Store, table: Table, column: str
+    service: Service, served_store: Store, table: Table, column: str, kind: str
 ) -> None:
     shop = await Shop.open(service)
-    await damage(served_store, shop.client, table, column)
+    await damage(served_store, shop.client, table, column, kind)
     statuses = await shop.calls()
     assert {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}.isdisjoint(statuses.values()), statuses
     if table is not api_key and (table.name, column) != ("contact", "id"):
@@ -243,3 +248,65 @@ async def test_a_definition_with_a_damaged_schema_is_refused_by_name(service: Se
     request = event_definitions_pb2.GetEventDefinitionRequest(event_definition=ORDER)
     found = await refusal(shop.definitions.GetEventDefinition(request))
     assert (found.code, found.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ROW_UNREADABLE")
+
+
+async def spoil(store: Store, client: Client, table: Table, column: str) -> None:
+    """Replace a column of all rows of a project by a valid text that is none of its words."""
+    own = OWN[table].format(client.project)
+    await store.execute(f'UPDATE "{table.name}" SET "{column}" = \'spoilt\' WHERE {own}')  # noqa: S608
+
+
+@pytest.mark.parametrize("column", ["state", "entry_rule"])
+@pytest.mark.parametrize("way_out", ["delete", "set"])
+async def test_an_automation_with_a_damaged_rule_is_named_and_can_be_set_again_or_deleted(
+    service: Service, served_store: Store, column: str, way_out: str
+) -> None:
+    shop = await service.shop()
+    made = await automate(shop, active=False)
+    await spoil(served_store, shop, automation, column)
+    # The catalog is read again with the next change.
+    await shop.define("other")
+    refused = await refusal(shop.send())
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ROW_UNREADABLE")
+    assert made.id in refused.message
+    listed = await shop.automations.ListAutomations(automations_pb2.ListAutomationsRequest())
+    assert [(each.id, getattr(each, column)) for each in listed.automations] == [(made.id, 0)]
+    assert column in listed.automations[0].unreadable_reason
+    renamed = await change(shop, made, name="renamed")
+    assert column in renamed.unreadable_reason
+    if way_out == "delete":
+        await shop.automations.DeleteAutomation(automations_pb2.DeleteAutomationRequest(id=made.id))
+    else:
+        await shop.automations.ActivateAutomation(automations_pb2.ActivateAutomationRequest(id=made.id))
+        found = await change(shop, made, entry_rule=automations_pb2.ENTRY_RULE_ONCE_PER_CONTACT)
+        assert (found.unreadable_reason, found.name) == ("", "renamed")
+        assert found.state == automations_pb2.AUTOMATION_STATE_ACTIVE
+    assert (await shop.send()).event.position == 1
+
+
+async def test_an_automation_with_a_damaged_state_can_be_paused(service: Service, served_store: Store) -> None:
+    shop = await service.shop()
+    made = await automate(shop)
+    await spoil(served_store, shop, automation, "state")
+    await shop.automations.PauseAutomation(automations_pb2.PauseAutomationRequest(id=made.id))
+    assert not (await shop.send()).match_count
+
+
+@pytest.mark.parametrize("column", ["filter", "order"])
+async def test_a_subscription_with_a_damaged_rule_delivers_nothing_and_can_be_deleted(
+    service: Service, served_store: Store, column: str
+) -> None:
+    shop = await service.shop()
+    await automate(shop)
+    await subscribe(shop, start=EARLIEST)
+    await spoil(served_store, shop, subscription, column)
+    await shop.send()
+    unreadable = (grpc.StatusCode.FAILED_PRECONDITION, "ROW_UNREADABLE")
+    assert await verdict(pull(shop)) == unreadable
+    change = match_stream_pb2.UpdateSubscriptionRequest(subscription="engine", max_attempts=7)
+    assert await verdict(shop.matches.UpdateSubscription(change)) == unreadable
+    [listed] = (await shop.matches.ListSubscriptions(match_stream_pb2.ListSubscriptionsRequest())).subscriptions
+    assert listed.unreadable_reason
+    await shop.matches.DeleteSubscription(match_stream_pb2.DeleteSubscriptionRequest(subscription="engine"))
+    await subscribe(shop, start=EARLIEST)
+    assert len(await pull(shop)) == 1

@@ -19,6 +19,7 @@ from automation.subscriptions.store import BLOCKED
 from automation.subscriptions.tables import subscription_delivery
 from automation.subscriptions.values import DeliveryOrder
 from automation.tables import automation_match
+from registry.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -123,7 +124,7 @@ def _read(connection: Connection, subscription: Subscription, limit: int) -> tup
         return [], start
     # A match that is committed from here on is left to the next step: on PostgreSQL the query below would see it.
     within = unread & (_match.position <= end)
-    query = filtered(connection, select(automation_match).where(within), subscription.filter)
+    query = filtered(connection, select(*as_text(automation_match)).where(within), subscription.filter)
     return [to_match(row) for row in connection.execute(query.order_by(_match.position).limit(limit))], end
 
 
@@ -155,7 +156,7 @@ def _busy_contacts(connection: Connection, subscription: Subscription, contact_k
 
 _UNREAD = PreparedList(
     lambda _dialect: (
-        select(automation_match)
+        select(*as_text(automation_match))
         .where(_match.project_key == bindparam("project"), _match.position > bindparam("start"))
         .order_by(_match.position)
         .limit(bindparam("limit", type_=Integer))

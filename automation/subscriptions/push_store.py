@@ -16,11 +16,12 @@ from automation.subscriptions.push import Push, PushAttempt
 from automation.subscriptions.store import lock_subscription, set_pushes, to_subscription
 from automation.subscriptions.tables import subscription as subscription_table
 from automation.subscriptions.tables import subscription_push
+from registry.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection, Row, Select
 
     from automation.subscriptions.values import Subscription
 
@@ -78,14 +79,17 @@ def pause_push(connection: Connection, key: int, version: int, reason: str, now:
 
 
 def active_pushes(connection: Connection) -> list[ActivePush]:
-    """Return all subscriptions that push, of all projects."""
-    joined = select(subscription_table, _push.owner, _push.owned_until, _push.wanted_by, *_SETTINGS)
+    """Return all subscriptions that push, of all projects, but those that cannot be read."""
+    joined: Select[Any] = select(
+        *as_text(subscription_table), _push.owner, _push.owned_until, _push.wanted_by, *_SETTINGS
+    )
     query = joined.join(subscription_push, _push.subscription_key == subscription_table.c.key)
     count = len(subscription_table.columns)
-    return [
+    found = (
         ActivePush(to_subscription(row[:count]), _to_push(row), row.owner, row.owned_until, row.wanted_by)
         for row in connection.execute(query.where(subscription_table.c.pushes))
-    ]
+    )
+    return [each for each in found if not each.subscription.unreadable]
 
 
 def claim_pushes(connection: Connection, owner: str, now: int, until: int) -> set[int]:

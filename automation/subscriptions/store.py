@@ -26,6 +26,7 @@ from registry.errors import Violation
 from registry.etags import check_etag
 from registry.names import given_name_problem
 from registry.text_columns import as_text
+from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -87,15 +88,19 @@ def list_subscriptions(
     return [to_subscription(row) for row in connection.execute(query.order_by(_subscription.id.desc()).limit(limit))]
 
 
-def lock_subscription(connection: Connection, key: int, *, wait: bool = True) -> Subscription:
+def lock_subscription(connection: Connection, key: int, *, wait: bool = True, readable: bool = True) -> Subscription:
     """Read a subscription by its key; nobody else changes it or its deliveries until the transaction ends.
 
-    Raise SubscriptionNotFound, or without `wait`, SubscriptionLocked if it is missing or locked by another transaction.
+    Raise SubscriptionNotFound, or without `wait`, SubscriptionLocked if it is missing or locked by another transaction;
+    and RowUnreadable, unless it need not be readable.
     """
     row = (_LOCK if wait else _LOCK_FREE).row(connection, own=key)
     if row is None:
         raise SubscriptionNotFound(str(key)) if wait else SubscriptionLocked(str(key))
-    return to_subscription(row)
+    subscription = to_subscription(row)
+    if readable:
+        subscription.check_readable()
+    return subscription
 
 
 def lock_row(connection: Connection, key: int) -> bool:
@@ -108,9 +113,10 @@ def update_subscription(
 ) -> Subscription:
     """Change a subscription; leases and retries keep their times. Where nothing differs nothing is written.
 
-    Raise SubscriptionNotFound, EtagMismatch, InvalidSubscription and SubscriptionAlreadyExists.
+    Raise SubscriptionNotFound, EtagMismatch, RowUnreadable, InvalidSubscription and SubscriptionAlreadyExists.
     """
     subscription = _locked(connection, project_pk, id_or_name, etag)
+    subscription.check_readable()
     fields = {name: value for name in changes.__slots__ if (value := getattr(changes, name)) is not UNSET}
     changed = replace(subscription, **fields)
     if changed == subscription:
@@ -140,9 +146,10 @@ def seek_subscription(
 ) -> Subscription:
     """Continue after a position: leases end and retries are dropped, parked matches stay until they are read again.
 
-    Raise SubscriptionNotFound and EtagMismatch.
+    Raise SubscriptionNotFound, EtagMismatch and RowUnreadable.
     """
     subscription = _locked(connection, project_pk, id_or_name, etag)
+    subscription.check_readable()
     connection.execute(delete(subscription_delivery).where(_delivery.subscription_key == subscription.key))
     moved = replace(
         subscription,
@@ -272,18 +279,16 @@ def _columns(subscription: Subscription) -> dict[str, Any]:
 def to_subscription(row: Sequence[Any] | Row[Any]) -> Subscription:
     """Return the subscription of a row with the columns in their order."""
     key, project_pk, subscription_id, name, match_filter, order, ack_deadline, max_attempts, *backoff = row[:11]
-    return Subscription(
-        key,
-        project_pk,
-        subscription_id,
-        name,
-        msgspec.json.decode(match_filter, type=MatchFilter),
-        DeliveryOrder(order),
-        ack_deadline,
-        max_attempts,
-        Backoff(*backoff),
-        *row[11:],
+    unreadable = ""
+    try:
+        rules = msgspec.json.decode(match_filter, type=MatchFilter), DeliveryOrder(order)
+    except UNREADABLE as error:
+        rules = MatchFilter(), DeliveryOrder.POSITION
+        unreadable = UNREADABLE_ROWS.report("subscription", subscription_id, error)
+    subscription = Subscription(
+        key, project_pk, subscription_id, name, *rules, ack_deadline, max_attempts, Backoff(*backoff), *row[11:]
     )
+    return replace(subscription, unreadable=unreadable) if unreadable else subscription
 
 
 class SubscriptionLocked(Exception):

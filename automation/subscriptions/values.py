@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from registry.errors import RowUnreadable
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -112,6 +114,13 @@ class Subscription:
     created_at: int
     updated_at: int
     pushes: bool = False
+    unreadable: str = ""
+    """Why the filter or order cannot be read; an unreadable filter is empty, and nothing is delivered."""
+
+    def check_readable(self) -> None:
+        """Raise RowUnreadable if the filter or order cannot be read."""
+        if self.unreadable:
+            raise RowUnreadable("subscription", self.id, self.unreadable)
 
     @property
     def etag(self) -> str:

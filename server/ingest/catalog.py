@@ -31,6 +31,7 @@ from automation.automation_store import automations_by_key, versions_by_key
 from automation.bulk import chunks
 from automation.matching import LiveAutomations
 from registry.coercion import compile_schema
+from registry.errors import RowUnreadable
 from registry.store import active_definitions
 from registry.suggestions import Suggestions
 from server.audit.audited_changes import AuditedChanges
@@ -135,6 +136,8 @@ def _current_automations(
     """Return the automations that are not deleted, oldest first.
 
     They are read in pages: on PostgreSQL the event loop serves others between two statements.
+
+    Raise RowUnreadable if the state or entry rule of one cannot be read: set it again, or delete the automation.
     """
     versions = versions_by_key(connection, project_pk)
     known = before.by_key if before is not None else {}
@@ -145,6 +148,10 @@ def _current_automations(
     read: dict[int, Automation] = {}
     for keys in chunks(changed, _PAGE):
         read |= automations_by_key(connection, keys)
+    for automation in read.values():
+        if not automation.has_rules:
+            # To leave it out, or to match it by a guessed rule, would record events with wrong matches.
+            raise RowUnreadable("automation", automation.id, automation.unreadable)
     return [read.get(key) or known[key] for key in versions]
 
 

@@ -193,7 +193,7 @@ class Subscriptions:
         """
 
         def delete(connection: Connection, record: AuditRecorder) -> SubscriptionStatus:
-            current = _locked(connection, project_pk, subscription)
+            current = _locked(connection, project_pk, subscription, readable=False)
             status = self._status(connection, [current])[0]
             if status.consumer_count and not force:
                 raise SubscriptionInUse(subscription, status.consumer_count)
@@ -345,11 +345,14 @@ class Subscriptions:
         ]
 
 
-def _locked(connection: Connection, project_pk: int, subscription: str) -> Subscription:
-    """Read a subscription that nobody else changes until the transaction ends. Raise SubscriptionNotFound."""
+def _locked(connection: Connection, project_pk: int, subscription: str, *, readable: bool = True) -> Subscription:
+    """Read a subscription that nobody else changes until the transaction ends.
+
+    Raise SubscriptionNotFound, and RowUnreadable, unless it need not be readable.
+    """
     found = store.get_subscription(connection, project_pk, subscription)
     try:
-        return store.lock_subscription(connection, found.key)
+        return store.lock_subscription(connection, found.key, readable=readable)
     except SubscriptionNotFound:
         raise SubscriptionNotFound(subscription) from None
 

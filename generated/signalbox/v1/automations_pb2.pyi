@@ -258,8 +258,9 @@ class Automation(_message.Message):
     etag: _builtins.str
     """Output only. Version of the automation. Changes with every update."""
     unreadable_reason: _builtins.str
-    """Output only. Why the stored labels or attributes could not be read; they are empty then. Empty if they could be
-    read. An update of the labels or attributes replaces unreadable ones.
+    """Output only. Why the stored labels, attributes, state or entry rule could not be read; they are empty or unspecified
+    then. Empty if they could be read. An update replaces unreadable ones. While the state or entry rule is unreadable,
+    events of the project are refused with ROW_UNREADABLE: set it again, or delete the automation.
     """
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -306,6 +306,7 @@ class Subscription(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     PUSH_FIELD_NUMBER: _builtins.int
+    UNREADABLE_REASON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Output only. Unique ID, a UUIDv7."""
     name: _builtins.str
@@ -319,6 +320,10 @@ class Subscription(_message.Message):
     etag: _builtins.str
     """Output only. Version of the subscription. Changes with every update and seek, and when a receiver pauses it, but
     not with deliveries.
+    """
+    unreadable_reason: _builtins.str
+    """Output only. Why the stored filter or order could not be read; nothing is delivered then, and the subscription can
+    only be deleted. Empty if they could be read.
     """
     @_builtins.property
     def filter(self) -> Global___MatchFilter:
@@ -365,10 +370,11 @@ class Subscription(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
         push: Global___Push | None = ...,
+        unreadable_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "backoff", b"backoff", "created_at", b"created_at", "filter", b"filter", "push", b"push", "stats", b"stats", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "backoff", b"backoff", "created_at", b"created_at", "etag", b"etag", "filter", b"filter", "id", b"id", "max_attempts", b"max_attempts", "name", b"name", "order", b"order", "push", b"push", "stats", b"stats", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_deadline", b"ack_deadline", "backoff", b"backoff", "created_at", b"created_at", "etag", b"etag", "filter", b"filter", "id", b"id", "max_attempts", b"max_attempts", "name", b"name", "order", b"order", "push", b"push", "stats", b"stats", "unreadable_reason", b"unreadable_reason", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

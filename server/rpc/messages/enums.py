@@ -37,13 +37,18 @@ E = TypeVar("E", bound="Enum")
 class EnumMap(Generic[E]):
     """The members of one enum and the numbers they have on the wire, found by name: PREFIX_MEMBER.
 
-    `default` stands for the unspecified number; without one that number is refused.
+    `default` stands for the unspecified number; without one that number is refused. A member that is `unreadable` is
+    written as the unspecified number, and never read.
     """
 
-    def __init__(self, wire: Any, prefix: str, members: type[E], default: E | None = None) -> None:
+    def __init__(
+        self, wire: Any, prefix: str, members: type[E], default: E | None = None, unreadable: E | None = None
+    ) -> None:
         self._names = [name.removeprefix(prefix).lower() for name in wire.keys()[1:]]
-        self._members = {wire.Value(f"{prefix}{member.name}"): member for member in members}
+        self._members = {wire.Value(f"{prefix}{each.name}"): each for each in members if each is not unreadable}
         self._numbers = {member: number for number, member in self._members.items()}
+        if unreadable is not None:
+            self._numbers[unreadable] = 0
         self._default = default
 
     def read(self, number: int, path: str) -> E:
@@ -82,8 +87,14 @@ ERASURE = EnumMap(projects_pb2.Erasure, "ERASURE_", Erasure, Erasure.DELETE_ALL)
 REFUSED_EVENTS = EnumMap(projects_pb2.RefusedEvents, "REFUSED_EVENTS_", RefusedEvents, RefusedEvents.DROP)
 NAME_CASE = EnumMap(projects_pb2.NameCase, "NAME_CASE_", NameCase, NameCase.SENSITIVE)
 DIALECT = EnumMap(projects_pb2.Dialect, "DIALECT_", Dialect, Dialect.NATIVE)
-AUTOMATION_STATE = EnumMap(automations_pb2.AutomationState, "AUTOMATION_STATE_", AutomationState, AutomationState.DRAFT)
-ENTRY_RULE = EnumMap(automations_pb2.EntryRule, "ENTRY_RULE_", EntryRule, EntryRule.EVERY_TIME)
+AUTOMATION_STATE = EnumMap(
+    automations_pb2.AutomationState,
+    "AUTOMATION_STATE_",
+    AutomationState,
+    AutomationState.DRAFT,
+    AutomationState.UNREADABLE,
+)
+ENTRY_RULE = EnumMap(automations_pb2.EntryRule, "ENTRY_RULE_", EntryRule, EntryRule.EVERY_TIME, EntryRule.UNREADABLE)
 MATCH_KIND = EnumMap(match_pb2.Match.Kind, "KIND_", MatchKind)
 LOG_END = EnumMap(match_stream_pb2.LogEnd, "LOG_END_", LogEnd, LogEnd.LATEST)
 DELIVERY_ORDER = EnumMap(match_stream_pb2.DeliveryOrder, "DELIVERY_ORDER_", DeliveryOrder, DeliveryOrder.POSITION)

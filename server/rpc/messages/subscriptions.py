@@ -102,6 +102,7 @@ def write_subscription(described: SubscriptionStatus) -> pb.Subscription:
         created_at=timestamp(each.created_at),
         updated_at=timestamp(each.updated_at),
         etag=each.etag,
+        unreadable_reason=each.unreadable,
     )
     if described.push is not None:
         write_push(described, message.push)

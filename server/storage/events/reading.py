@@ -20,7 +20,7 @@ from registry.coercion import Coercion
 from registry.json_values import MAX_DEPTH
 from registry.log_ids import position_of
 from registry.stored_json import load_nested
-from registry.text_columns import as_text
+from registry.text_columns import as_text, text_of
 from registry.timestamps import check_instant
 from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from server.errors import EventNotFound
@@ -130,7 +130,7 @@ def _texts_at(
     connection: Connection, column: sa.Column[str], project_pk: int, positions: Iterable[int]
 ) -> dict[int, str]:
     at = (event.c.project_key == project_pk) & event.c.position.in_(list(positions))
-    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, column).where(at))}
+    return {row[0]: row[1] for row in connection.execute(sa.select(event.c.position, text_of(column)).where(at))}
 
 
 def position_at(connection: Connection, project_pk: int, time: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from automation.bulk import chunks
-from registry.text_columns import as_text
+from registry.text_columns import as_text, text_of
 from server.errors import KeyNotFound, SecretInUse
 from server.model import ApiKey, Dialect, Scope
 from server.storage.projects.projects import kept, lock_names
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row, Select
 
 _KEYS: Select[Any] = (
-    sa.select(*as_text(api_key), project.c.id.label("project_id"))
+    sa.select(*as_text(api_key), text_of(project.c.id).label("project_id"))
     .join(project, project.c.key == api_key.c.project_key)
     .where(kept)
 )

@@ -39,6 +39,7 @@ _STATUSES: Final[dict[AutomationState, bodies.AutomationStatus]] = {
     AutomationState.DRAFT: "draft",
     AutomationState.ACTIVE: "enabled",
     AutomationState.PAUSED: "disabled",
+    AutomationState.UNREADABLE: "disabled",
 }
 
 
