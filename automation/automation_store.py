@@ -174,7 +174,8 @@ def versions_by_key(connection: Connection, project_pk: int) -> dict[int, tuple[
 def automations_by_key(connection: Connection, keys: Collection[int]) -> dict[int, Automation]:
     """Return automations, also deleted ones, without attributes, by their keys."""
     rows = _BY_KEY.rows(connection, keys=packed(connection, [*keys]))
-    named = (dict(zip(_BARE.selected_columns.keys(), row, strict=True)) for row in rows)
+    names = _BARE.selected_columns.keys()
+    named = (dict(zip(names, row, strict=True)) for row in rows)
     return {values["key"]: _from_values(values) for values in named}
 
 

@@ -10,7 +10,6 @@ returns them as one JSON text.
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -18,6 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection, Dialect, Select
@@ -56,10 +56,8 @@ class Prepared:
         dialect = connection.dialect.name
         text, names, fixed = self.text(dialect)
         parameters = tuple([values[name] if name in values else fixed[name] for name in names])
-        driver = connection.connection.driver_connection if dialect == "sqlite" else None
-        # Reading connections are aiosqlite's, which only SQLAlchemy can call.
-        if isinstance(driver, sqlite3.Connection):
-            return driver.execute(text, parameters).fetchall()
+        if dialect == "sqlite":
+            return _driver(connection).execute(text, parameters).fetchall()
         return connection.exec_driver_sql(text, parameters).fetchall()
 
     def row(self, connection: Connection, **values: Any) -> Any:
@@ -73,9 +71,15 @@ class Prepared:
         text, names, fixed = self.text(dialect)
         parameters = tuple([values[name] if name in values else fixed[name] for name in names])
         if dialect == "sqlite":
-            driver: Any = connection.connection.driver_connection
-            return int(driver.execute(text, parameters).rowcount)
+            return _driver(connection).execute(text, parameters).rowcount
         return connection.exec_driver_sql(text, parameters).rowcount
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    """Return the connection of the driver. Of a reading connection it is `plain`, for the thread that the read has."""
+    driver: Any = connection.connection.driver_connection
+    plain: sqlite3.Connection = getattr(driver, "plain", driver)
+    return plain
 
 
 class PreparedList(Prepared):

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
+from automation.prepared_statements import Prepared
 from server.errors import InternalError, StorageBusy, StorageUnavailable
 from server.storage.sqlite import readers as sqlite_readers
 from server.storage.sqlite.database import READERS, SqliteDatabase
@@ -98,6 +99,18 @@ async def test_a_read_crosses_between_threads_once(
     monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
     await database.read(lambda connection: [run(numbers(1_000))(connection) for _ in range(statements)])
     assert len(crossed) == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"), [(ENDLESS, StorageBusy), ("SELECT abs(-9223372036854775807 - 1)", InternalError)]
+)
+async def test_a_prepared_statement_has_the_limits_and_the_errors_of_every_read(
+    database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch, statement: str, error: type[Exception]
+) -> None:
+    monkeypatch.setattr(sqlite_readers, "READ_SECONDS", 0.1)
+    with pytest.raises(error):
+        await database.read(lambda connection: Prepared(text(statement)).rows(connection))
+    assert await count(database) == 0
 
 
 async def test_a_read_may_wait_for_nothing_but_its_connection(database: SqliteDatabase) -> None:

@@ -35,7 +35,7 @@ from server.storage.connection_turns import use_of
 from server.storage.damaged_text import replacing_damaged_text, report_damaged_text
 from server.storage.sqlite.file import DatabaseFile, size_of_files
 from server.storage.sqlite.readers import Readers
-from server.storage.sqlite.writer import SqliteWriter
+from server.storage.sqlite.writer import SqliteWriter, driver_error
 from server.storage.transactions import finished
 
 if TYPE_CHECKING:
@@ -99,23 +99,21 @@ class SqliteDatabase:
             with SmallWork(current_project() if brief or delivery else SERVER):
                 try:
                     return await readers.run(work)
-                except DBAPIError as error:
-                    column = report_damaged_text(error.orig)
+                except (DBAPIError, sqlite3.Error) as error:
+                    column = report_damaged_text(driver_error(error))
                     if column is None:
                         raise
                 return await readers.run(replacing_damaged_text(work, column))
-        except DBAPIError as error:
-            raise storage_error(error.orig) from error
+        except (DBAPIError, sqlite3.Error) as error:
+            raise storage_error(driver_error(error)) from error
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction. Projects take turns; work for one project runs in the order of the calls."""
         try:
             with SmallWork(current_project()):
                 return await self._writer.run(work)
-        except DBAPIError as error:
-            raise storage_error(error.orig) from error
-        except sqlite3.Error as error:
-            raise storage_error(error) from error
+        except (DBAPIError, sqlite3.Error) as error:
+            raise storage_error(driver_error(error)) from error
 
     async def check(self) -> None:
         """Raise StorageError unless the file is in place and can be written."""

@@ -154,7 +154,7 @@ class SqliteWriter:
         try:
             return self._transact(work)
         except (DBAPIError, sqlite3.Error) as error:
-            column = report_damaged_text(error.orig if isinstance(error, DBAPIError) else error)
+            column = report_damaged_text(driver_error(error))
             if column is None:
                 raise
         return self._transact(replacing_damaged_text(work, column))
@@ -197,6 +197,11 @@ def sqlite_driver(connection: Connection) -> sqlite3.Connection:
     """Return the driver's connection of a writing transaction, for statements that SQLAlchemy makes too slow."""
     driver: Any = connection.connection.driver_connection
     return driver  # type: ignore[no-any-return]
+
+
+def driver_error(error: DBAPIError | sqlite3.Error) -> BaseException | None:
+    """Return the error of the driver: prepared statements raise it as it is, SQLAlchemy wraps it."""
+    return error.orig if isinstance(error, DBAPIError) else error
 
 
 def _end_transaction(connection: Connection) -> None:
