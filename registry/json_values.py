@@ -249,6 +249,17 @@ def json_violation(content: bytes) -> Violation | None:
         return None
 
 
+def overridden_violation(content: bytes) -> Violation | None:
+    """Return the violation of a value in a JSON text that a decoder accepted because a later one of its name counts.
+
+    A decoder rejects all that cannot be stored, even if it is overridden, but an integer beyond the range of a double.
+    """
+    if not _may_hold_long_integer(content):
+        return None
+    fault = json_violation(content)
+    return fault if fault is not None and value_violation(_read(content.decode()), "") is None else None
+
+
 def _read(text: str, read_object: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     # To be called for each number takes longer than all the rest.
     read_integer = _read_integer if _LONG_INTEGER.search(text) else None
@@ -265,9 +276,13 @@ def _may_hold_violations(content: bytes) -> bool:
         b"\\ud" in content
         or b"\\uD" in content
         or b"\xed" in content
-        or b"0" * INTEGER_DIGITS in content.translate(_DIGITS_AS_ZEROS)
+        or _may_hold_long_integer(content)
         or _LARGE_EXPONENT.search(content) is not None
     )
+
+
+def _may_hold_long_integer(content: bytes) -> bool:
+    return len(content) >= INTEGER_DIGITS and b"0" * INTEGER_DIGITS in content.translate(_DIGITS_AS_ZEROS)
 
 
 class _Members(list[tuple[str, Any]]):

@@ -191,6 +191,19 @@ async def test_a_value_that_no_reader_could_give_back_is_refused_with_path_and_r
 
 @refused_before_storage
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
+async def test_a_value_that_a_later_one_of_its_name_overrides_must_be_right_all_the_same(
+    house: House, endpoint: Endpoint
+) -> None:
+    for text in ("9" * 309, "[" + "9" * 5_000 + "]", "1e400", r'{"a": "\ud800"}'):
+        refused = await house.post(endpoint, f'{{"v": {text}, "v": []}}')
+        assert refused.status_code in (400, 422), (text[:20], refused.text)
+        assert words_of(endpoint.dialect, refused.json())[0][1].startswith(f"{endpoint.root}.v")
+    accepted = await house.post(endpoint, f'{{"v": {"9" * 308}, "v": "{"9" * 400}"}}')
+    assert accepted.is_success, accepted.text
+
+
+@refused_before_storage
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=str)
 async def test_a_payload_of_too_many_values_bytes_or_levels_is_refused(house: House, endpoint: Endpoint) -> None:
     values, size = (1_000, 64 * 1024) if endpoint in CONTACT_ENDPOINTS else (10_000, 256 * 1024)
     if endpoint.dialect == "emailsendx" and endpoint in EVENT_ENDPOINTS:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from registry.errors import Violation
-from registry.json_values import json_violation
+from registry.json_values import json_violation, overridden_violation
 from server.errors import UnstorableText
 from server.http.errors import InvalidBody, MalformedJson
 from server.ingest.draft import check_idempotency_key
@@ -103,9 +103,12 @@ class Request:
     def _decode(self, kind: Any) -> Any:
         body = self.body if self.body and not self.body.isspace() else _EMPTY
         try:
-            return _decoder(kind).decode(body)
+            decoded = _decoder(kind).decode(body)
         except _UNREADABLE as error:
             raise _body_error(body, error) from error
+        if fault := overridden_violation(body):
+            raise InvalidBody([fault])
+        return decoded
 
 
 class Response:
