@@ -21,7 +21,7 @@ contacts, entries of contacts into automations) is known to the next.
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -56,9 +56,10 @@ from server.storage.clock import log_time
 from server.storage.contacts import ContactKey, contact_properties
 from server.storage.events.appending import events, matches, runs, traced_events
 from server.storage.projects.heads import Head, lock_heads, move_heads
+from server.storage.transactions import let_loop_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -70,8 +71,14 @@ if TYPE_CHECKING:
     from server.model import Rules
     from server.storage.events.appending import LogRow
 
+T = TypeVar("T")
+
 _Placed = tuple[Draft, ContactKey, Event]
 """A draft, its contact, and its event with its position."""
+
+SLICE_EVENTS: Final = 1_000
+"""The events that are numbered and matched without a pause, about 5 ms. Each pause is a round of the loop, during which
+the transaction is idle: PostgreSQL ends one that is idle for two seconds."""
 
 QUICK_AUTOMATIONS = 20
 """If more automations have changed, the snapshot is not loaded in the transaction: each takes about a millisecond."""
@@ -192,11 +199,18 @@ class ProjectCommit:
             contact is NOBODY and self._created_on_match(draft, contact) for draft, contact in known
         ):
             placed = [(draft, contact, self._event(draft, contact)) for draft, contact in known]
-            for draft, contact, event in self._create_matched_contacts(placed):
+            for draft, contact, event in self._in_slices(self._create_matched_contacts(placed)):
                 self._append(draft, contact, event)
             return
-        for draft, contact in known:
+        for draft, contact in self._in_slices(known):
             self._append(draft, contact, self._event(draft, contact))
+
+    def _in_slices(self, items: Sequence[T]) -> Iterator[T]:
+        """Yield items; on PostgreSQL the event loop serves others now and then."""
+        for start in range(0, len(items), SLICE_EVENTS):
+            if start:
+                let_loop_run(self._connection)
+            yield from items[start : start + SLICE_EVENTS]
 
     def _event(self, draft: Draft, contact: ContactKey) -> Event:
         """Return the event of an accepted draft, at the next position of the log."""

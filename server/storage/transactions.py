@@ -27,6 +27,16 @@ async def run_transaction(connection: AsyncConnection, work: Callable[[Connectio
     return await connection.run_sync(transact)
 
 
+def let_loop_run(connection: Connection) -> None:
+    """Let the event loop serve others for a round, in the middle of a transaction that runs on it.
+
+    A transaction of SQLite runs in a thread.
+    """
+    if connection.dialect.name == "postgresql":
+        driver: Any = connection.connection
+        driver.run_async(lambda _: asyncio.sleep(0))
+
+
 async def finished(work: Coroutine[Any, Any, T]) -> T:
     """Await work to its end even if the caller is cancelled meanwhile.
 

@@ -30,6 +30,10 @@ LogRow = tuple[Any, ...]
 # the GIL back after every row, and wait each time until the event loop lets go of it.
 _CHUNK = 512
 
+# On PostgreSQL the event loop encodes the values, and serves others between two chunks. The events of a group of small
+# batches are one.
+_POSTGRESQL_CHUNK = 1_000
+
 _POSTGRESQL = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
@@ -55,8 +59,10 @@ class Appender:
         """Insert rows of which the values are given one after the other: no tuple is kept for each event."""
         width = self._width
         if connection.dialect.name == "postgresql":
-            columns = tuple([values[column::width] for column in range(width)])
-            connection.exec_driver_sql(self._insert_postgresql, columns)
+            for start in range(0, len(values), _POSTGRESQL_CHUNK * width):
+                end = start + _POSTGRESQL_CHUNK * width
+                columns = tuple([values[start + column : end : width] for column in range(width)])
+                connection.exec_driver_sql(self._insert_postgresql, columns)
             return
         execute = sqlite_driver(connection).execute
         for start in range(0, len(values), _CHUNK * width):
