@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
+from automation.bulk import DIALECTS, among, packed
+from automation.prepared_statements import Prepared
 from server.errors import KeyInvalid
 from server.storage.clock import DATABASE_MICROS
 from server.storage.postgresql.head_turns import await_turn
@@ -33,6 +35,14 @@ ORDER BY project_key FOR UPDATE OF head
 
 _MOVE_SQLITE = "UPDATE project_head SET position = ?, received_at = ?, match_position = ? WHERE project_key = ?"
 _MOVE_POSTGRESQL = "UPDATE project_head SET position = $1, received_at = $2, match_position = $3 WHERE project_key = $4"
+
+# An idle server reads these several times a second where others share its database.
+_ALL_POSITIONS = sa.select(project_head.c.project_key, project_head.c.match_position)
+_ALL_MATCH_POSITIONS = Prepared(_ALL_POSITIONS)
+_MATCH_POSITIONS = Prepared(
+    *(_ALL_POSITIONS.where(among(project_head.c.project_key, "projects", dialect)) for dialect in DIALECTS)
+)
+_CATALOG_VERSIONS = Prepared(sa.select(project_head.c.project_key, project_head.c.catalog_version))
 
 _VERSION_RANDOM_BITS = 32
 _VERSION_STEP = 1 << _VERSION_RANDOM_BITS
@@ -139,17 +149,16 @@ def automations_version(connection: Connection, project_pk: int) -> int:
 
 def match_positions(connection: Connection, project_pks: Sequence[int] | None = None) -> dict[int, int]:
     """Return the position of the newest match of each project, or of all projects if none are named."""
-    query = sa.select(project_head.c.project_key, project_head.c.match_position)
-    if project_pks is not None:
-        query = query.where(project_head.c.project_key.in_(project_pks))
-    rows = connection.execute(query)
-    return {row.project_key: row.match_position for row in rows}
+    if project_pks is None:
+        rows = _ALL_MATCH_POSITIONS.rows(connection)
+    else:
+        rows = _MATCH_POSITIONS.rows(connection, projects=packed(connection, project_pks))
+    return {row[0]: row[1] for row in rows}
 
 
 def catalog_versions(connection: Connection) -> dict[int, int]:
     """Return the catalog version of every project, by `project_pk`."""
-    rows = connection.execute(sa.select(project_head.c.project_key, project_head.c.catalog_version))
-    return {row.project_key: row.catalog_version for row in rows}
+    return {row[0]: row[1] for row in _CATALOG_VERSIONS.rows(connection)}
 
 
 def catalog_version(connection: Connection, project_pk: int) -> int:
