@@ -209,6 +209,18 @@ async def test_no_more_is_recorded_on_a_day_than_the_quota_allows(
     await shop.send()
 
 
+async def test_events_that_a_wrong_clock_dated_later_than_today_do_not_count_each_day(
+    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await shop.send_all([event() for _ in range(5)])
+    await limit(service, shop, events_per_day=3)
+    for days in (3, 2):
+        corrected = database_now() - days * quotas.DAY
+        monkeypatch.setattr(quotas, "database_now", lambda corrected=corrected: corrected)
+        await shop.send_all([event() for _ in range(3)])
+        assert (await refusal(shop.send())).reason == "PROJECT_QUOTA_EXCEEDED"
+
+
 async def test_a_duplicate_and_a_refused_event_take_nothing_of_the_day(service: Service, shop: Client) -> None:
     await limit(service, shop, events_per_day=2)
     keyed = event(key="k")

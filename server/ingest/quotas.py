@@ -4,7 +4,9 @@
                   when that is full, and leaves a debt, so that the average holds. Re-ingested events wait until
                   half of the tokens that are added pay for them; the other half, and the bucket, are left to senders
     per day       positions are gapless, so the events of a day are the difference of two of them. It holds for all
-                  servers and over restarts, but for events that other servers record within HEAD_SECONDS
+                  servers and over restarts, but for events that other servers record within HEAD_SECONDS. A log whose
+                  clock was once set forward is dated later than today for as long: until then a server counts the
+                  events since its first look at the day
 
 A project without a quota costs one look at its snapshot.
 """
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.errors import ProjectQuotaExceeded, ProjectRateExceeded
 from server.storage.clock import database_now
-from server.storage.events.reading import log_head, position_at
+from server.storage.events.reading import log_end, position_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -212,14 +214,15 @@ class Quotas:
                 return day
             number, now = database_now() // DAY, monotonic()
             known = self._days.get(project_pk)
-            first, head = await self._database.read(
+            first, head, ends = await self._database.read(
                 lambda connection: _bounds(connection, project_pk, number), brief=True
             )
             if known is None or known.number != number:
-                self._days[project_pk] = _Day(number, first, head, now)
+                self._days[project_pk] = _Day(number, first if ends else head + 1, head, now)
             else:
                 # Also after a failover, which may have lost the newest events.
-                known.first, known.head, known.read_at = first, head, now
+                known.first = first if ends else min(known.first, head + 1)
+                known.head, known.read_at = head, now
             return self._days[project_pk]
 
     def _current(self, project_pk: int) -> _Day | None:
@@ -254,6 +257,7 @@ class Admitted:
             batch.done.add_done_callback(lambda _: self.leave(batch.drafts))
 
 
-def _bounds(connection: Connection, project_pk: int, day: int) -> tuple[int, int]:
-    """Return the first position of a day, and the newest one."""
-    return position_at(connection, project_pk, day * DAY), log_head(connection, project_pk)
+def _bounds(connection: Connection, project_pk: int, day: int) -> tuple[int, int, bool]:
+    """Return the first position of a day, the newest one, and whether that one was received by the end of the day."""
+    head, received_at = log_end(connection, project_pk)
+    return position_at(connection, project_pk, day * DAY), head, received_at < (day + 1) * DAY

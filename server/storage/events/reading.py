@@ -82,6 +82,13 @@ def log_head(connection: Connection, project_pk: int) -> int:
     return connection.scalar(sa.select(project_head.c.position).where(project_head.c.project_key == project_pk)) or 0
 
 
+def log_end(connection: Connection, project_pk: int) -> tuple[int, int]:
+    """Return the position of the newest event of a project, and when it was received; 0 if there is none."""
+    query = sa.select(project_head.c.position, project_head.c.received_at)
+    row = connection.execute(query.where(project_head.c.project_key == project_pk)).one_or_none()
+    return (row.position, row.received_at) if row is not None else (0, 0)
+
+
 def event_names(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, str]:
     """Return the names of the events at positions, by position."""
     return _texts_at(connection, event.c.name, project_pk, positions)
