@@ -527,7 +527,7 @@ def test_a_duration_is_read_in_whole_microseconds_towards_zero(seconds: int, nan
 
 @pytest.mark.parametrize(("seconds", "nanos"), [(0, 1_000_000_000), (0, -1_000_000_000), (1, -1), (-1, 1)])
 def test_a_duration_of_two_signs_or_a_second_of_nanoseconds_is_refused(seconds: int, nanos: int) -> None:
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgument, match="different signs, and nanoseconds must be from") as refused:
         read_duration(waiting(seconds, nanos), "timeout")
     assert [(each.path, each.reason) for each in refused.value.violations] == [("timeout", "INVALID_DURATION")]
 

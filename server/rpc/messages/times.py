@@ -61,6 +61,9 @@ def read_duration(message: Message, field: str, path: str = "") -> int | None:
     value: Duration = getattr(message, field)
     if abs(value.nanos) > 999_999_999 or value.seconds * value.nanos < 0:
         path = path or field
-        text = f"{path} is not a valid duration: {value.seconds} s and {value.nanos} ns"
+        text = (
+            f"{path} is {value.seconds} s and {value.nanos} ns: they must not have different signs,"
+            " and nanoseconds must be from -999,999,999 to 999,999,999"
+        )
         raise InvalidArgument.at(path, "INVALID_DURATION", text)
     return value.seconds * 1_000_000 + int(value.nanos / 1_000)
