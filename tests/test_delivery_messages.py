@@ -52,7 +52,7 @@ def status(oldest: int = 0) -> SubscriptionStatus:
 
 def test_a_subscription_is_written_whole() -> None:
     message = write_subscription(status())
-    assert unset(message) == {"push"}
+    assert unset(message) == {"push", "unreadable_reason"}
     assert plain(message) == {
         "id": "s1",
         "name": "engine",
