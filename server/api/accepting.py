@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager, suppress
-from functools import cache
 from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Final
@@ -94,7 +93,6 @@ def _internals_known() -> bool:
         return False
 
 
-@cache
 def _internal(name: str) -> Any:
     owner, _, member = name.rpartition(".")
     return getattr(getattr(_cython, owner) if owner else _cython, member)

@@ -88,16 +88,13 @@ READ_WAIT_SECONDS: Final = 10.0
 
 _encode = msgspec.json.Encoder().encode
 
-_ROUTES: Final = {dialect.name: RouteTable(dialect.routes) for dialect in DIALECTS}
-"""The routes of all servers of this process."""
-
 
 class _Mount:
     """A dialect as it is served: its routes by path, and the quotas of its keys."""
 
     def __init__(self, dialect: RestDialect, *, rate_limits: bool) -> None:
         self.dialect = dialect
-        self.routes = _ROUTES[dialect.name]
+        self.routes = RouteTable(dialect.routes)
         self.limiter = RateLimiter(dialect.rate_limit, enforced=rate_limits)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from signalbox.v1 import options_pb2
@@ -63,15 +62,9 @@ def served_methods(service: ServiceDescriptor, servicer: object) -> Iterator[Met
     """Yield the methods of a service that its servicer has. Raise ValueError for one without a scope or an effect."""
     for descriptor in service.methods:
         if hasattr(servicer, descriptor.name):
-            yield Method(descriptor, _scope(descriptor), getattr(servicer, descriptor.name))
-
-
-@cache
-def _scope(descriptor: MethodDescriptor) -> str:
-    """Return the scope of a method. Cached, because each server asks twice, and options are parsed with every look."""
-    scope: str = descriptor.GetOptions().Extensions[options_pb2.required_scope]
-    if not scope:
-        raise ValueError(f"{descriptor.full_name} has no required_scope")
-    if not descriptor.GetOptions().Extensions[options_pb2.effect]:
-        raise ValueError(f"{descriptor.full_name} has no effect")
-    return scope
+            scope: str = descriptor.GetOptions().Extensions[options_pb2.required_scope]
+            if not scope:
+                raise ValueError(f"{descriptor.full_name} has no required_scope")
+            if not descriptor.GetOptions().Extensions[options_pb2.effect]:
+                raise ValueError(f"{descriptor.full_name} has no effect")
+            yield Method(descriptor, scope, getattr(servicer, descriptor.name))

@@ -26,7 +26,6 @@ from server.storage.projects.heads import advance_catalog
 from server.storage.projects.keys import insert_key
 from server.storage.projects.projects import get_project, insert_project
 from tests.support.messages import ADA, ORDER, ORDER_SCHEMA
-from tests.support.project_copies import Copies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,10 +39,6 @@ PREFIXES = {Dialect.NATIVE: NATIVE_PREFIX} | {dialect.name: dialect.key_prefixes
 
 opened: ContextVar[Database] = ContextVar("opened")
 """The database that a server has opened last in this context."""
-
-
-_copies: dict[tuple[str, bool], Copies] = {}
-"""The first project of each kind of database, with and without a shop, to be copied for the others."""
 
 
 async def _opening(url: str, **options: Any) -> Database:
@@ -60,14 +55,10 @@ async def make_project(database: Database, name: str, *, shop: bool) -> tuple[st
     secret = _new_secret(Dialect.NATIVE)
 
     def work(connection: Connection) -> str:
-        kind = connection.dialect.name, shop
-        if copies := _copies.get(kind):
-            return copies.add(connection, name, digest_of(secret), _hint(secret, Dialect.NATIVE))
         project = insert_project(connection, str(uuid7()), name, Rules(), now_micros())
         _insert_key(connection, project, secret, Dialect.NATIVE, [])
         if shop:
             _fill(connection, project)
-        _copies[kind] = Copies(connection, project)
         return project.id
 
     return await database.write(work), secret
@@ -86,16 +77,11 @@ def _new_secret(dialect: Dialect) -> str:
     return PREFIXES[dialect] + secrets.token_urlsafe(32)
 
 
-def _hint(secret: str, dialect: Dialect) -> str:
-    return f"{PREFIXES[dialect]}…{secret[-4:]}"
-
-
 def _insert_key(connection: Connection, project: Project, secret: str, dialect: Dialect, scopes: Sequence[str]) -> None:
     advance_catalog(connection, project.pk)
     granted = frozenset(Scope(scope) for scope in scopes or [Scope.ALL])
-    key = ApiKey(
-        str(uuid7()), project.pk, project.id, dialect, granted, "", _hint(secret, dialect), False, now_micros(), None
-    )
+    now, hint = now_micros(), f"{PREFIXES[dialect]}…{secret[-4:]}"
+    key = ApiKey(str(uuid7()), project.pk, project.id, dialect, granted, "", hint, False, now, None)
     insert_key(connection, key, digest_of(secret))
 
 

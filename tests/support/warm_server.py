@@ -1,7 +1,6 @@
 """What a server does once in its process, done before servers are forked from this one.
 
-Such are the statements that SQLAlchemy compiles, the grammar of conditions, the codecs of Connect, and modules that are
-imported late.
+Such are the statements that SQLAlchemy compiles, the grammar of conditions, and modules that are imported late.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 import gc
 import threading
 from contextlib import AsyncExitStack
-from importlib import import_module
 from tempfile import TemporaryDirectory
 
 from structlog.testing import capture_logs
@@ -21,23 +19,15 @@ from server.app.ingestion import ingesting
 from server.app.management import managing
 from server.app.measures import measuring
 from server.app.storage import storing
-from server.connect.codecs import codecs
 from server.process.shutdown import Shutdown
-from server.rpc.call_limits import MAX_MESSAGE_BYTES
-from server.rpc.contract import SERVICES
 from server.settings import Settings
 from server.sharing.loop_time import LoopTime
 
 END_SECONDS = 5
-IMPORTED_LATE = ("server.background.freed_memory", "server.cli.output.demo_commands")
 
 
 def warm_up() -> None:
     """Start and stop the parts of a server over SQLite, but not gRPC: it must not have been used before a fork."""
-    for module in IMPORTED_LATE:
-        import_module(module)
-    for method in (method for service in SERVICES for method in service.methods):
-        codecs(method, MAX_MESSAGE_BYTES, Settings().http_body_bytes)
     with TemporaryDirectory() as folder, capture_logs():
         asyncio.run(_start_and_stop(f"sqlite:///{folder}/signalbox.db"))
     # Threads of a server end when nothing refers to it. A fork would not have them, but the locks that they hold.
