@@ -24,7 +24,7 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def expected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have small work of other projects expected."""
+    """Let the server expect small work of other projects."""
     monkeypatch.setattr(rounds_module, "others_expected", lambda _key: True)
 
 

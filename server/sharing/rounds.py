@@ -35,7 +35,7 @@ class Rounds:
     """Small work at one of its stages."""
 
     def __init__(self) -> None:
-        self._begun: dict[Hashable, int] = {}  # by key, in this round
+        self._begun: set[Hashable] = set()  # keys, in this round
         self._total = 0
         self._waiting: OrderedDict[Hashable, deque[Callable[[], object]]] = OrderedDict()
         self._counting = False
@@ -66,7 +66,7 @@ class Rounds:
         await turn
 
     def _count(self, key: Hashable) -> None:
-        self._begun[key] = self._begun.get(key, 0) + 1
+        self._begun.add(key)
         self._total += 1
         self._count_rounds()
 
