@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
 
+from automation.subscriptions import push_store
+from server.delivery.push import http_client, pushers
 from server.delivery.push.shares import STEP_SUBSCRIPTIONS, PushClaim, keys_to_ask_for
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
-from tests.support.consumers import WAIT, get, record, seconds, stats
+from tests.support.consumers import WAIT, get, pull, record, seconds, stats
 from tests.support.process import server_process
 from tests.support.pushes import SHORT_CLAIMS, settled
 from tests.support.receiver import LOOPBACK, Received, Receiver, answer, change_push, push_to, receiving
@@ -50,6 +53,98 @@ async def till(service: Service) -> Client:
 async def owners(store: Store) -> set[str]:
     """Return who pushes the subscriptions."""
     return {row[9] for row in await store.rows("subscription_push")}
+
+
+class HeldBack:
+    """Holds a function back from when a thread of the server, which has them on SQLite, calls it until `go` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
+        self.go = threading.Event()
+        self.called = threading.Event()
+        self._function = getattr(module, name)
+        monkeypatch.setattr(module, name, self._wait)
+
+    def _wait(self, *values: Any, **named: Any) -> Any:
+        self.called.set()
+        assert self.go.wait(WAIT)
+        return self._function(*values, **named)
+
+
+@on_sqlite
+async def test_nothing_is_pushed_by_settings_that_are_answered_as_changed(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        await push_to(shop, receiver.url)
+        await record(shop, 1)
+        await receiver.received(1)
+        reading = HeldBack(monkeypatch, pushers, "active_pushes")
+        await change_push(shop, paused=True)
+        await record(shop, 1)
+        assert await asyncio.to_thread(reading.called.wait, WAIT)
+        # The match can be leased by nobody else if it is pushed.
+        assert [delivery.match.position for delivery in await pull(shop)] == [2]
+        reading.go.set()
+        assert receiver.positions == [1]
+
+
+@on_sqlite
+async def test_a_request_that_waits_for_its_connection_is_not_sent_by_settings_from_before(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected, go = asyncio.Event(), asyncio.Event()
+    send = http_client._Request.send
+
+    async def slowly(request: Any, connection: Any) -> Any:
+        connected.set()
+        await go.wait()
+        return await send(request, connection)
+
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        await push_to(shop, receiver.url)
+        monkeypatch.setattr(http_client._Request, "send", slowly)
+        await record(shop, 1)
+        await asyncio.wait_for(connected.wait(), WAIT)
+        await change_push(shop, paused=True)
+        go.set()
+        (delivery,) = await pull(shop)
+        assert delivery.attempt == 1
+        assert receiver.requests == []
+
+
+@on_sqlite
+async def test_a_subscription_whose_creation_was_cancelled_too_late_is_pushed(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushers, "POLL_SECONDS", WAIT)
+    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", WAIT)
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        writing = HeldBack(monkeypatch, push_store, "write_push")
+        creating = asyncio.ensure_future(push_to(shop, receiver.url))
+        assert await asyncio.to_thread(writing.called.wait, WAIT)
+        creating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        writing.go.set()
+        await record(shop, 1)
+        await receiver.received(1)
+
+
+@on_sqlite
+async def test_a_subscription_that_nobody_announced_is_pushed_before_long(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit of a change can succeed after the server has answered that it failed."""
+    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(pushers.Pushers, "apply", lambda *_: None)
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        await push_to(shop, receiver.url)
+        await record(shop, 1)
+        await receiver.received(1)
 
 
 @on_postgresql

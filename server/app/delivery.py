@@ -66,10 +66,9 @@ async def delivering(
         budget, write_body = PushBudget(), push_body_writer(loop_time)
         tools = PushTools(dispatchers, matches, client, budget, AttemptLog(), metrics, write_body, tracer)
         metrics.watch_pushes(lambda: budget.used)
-        pushes = PushSettings(tools)
-        pushers = Pushers(database, tools, pushes.changed, shutdown, storage.outages)
+        pushers = Pushers(database, tools, shutdown, storage.outages)
         pushers.start()
         stack.push_async_callback(close_in_time, pushers.close, settings.grace_seconds)
 
-        subscriptions = Subscriptions(database, dispatchers, matches, pushes, changes)
+        subscriptions = Subscriptions(database, dispatchers, matches, PushSettings(tools, pushers.apply), changes)
         yield Delivery(matches, subscriptions, Deliveries(subscriptions, dispatchers, matches, shutdown, tracer))

@@ -87,10 +87,7 @@ class Subscriptions:
             record(connection, project_pk, None, _recorded(connection, created))
             return replace(self._status(connection, [created])[0], made_secret=made_secret)
 
-        status = await self._changes.write("CreateSubscription", create)
-        if push is not None:
-            self._pushes.changed.set()
-        return status
+        return await self._change("CreateSubscription", create)
 
     async def get(self, project_pk: int, subscription: str) -> tuple[SubscriptionStatus, Sequence[ConsumerStatus]]:
         """Return a subscription and its consumers, ordered by their ids. Raise SubscriptionNotFound."""
@@ -143,7 +140,7 @@ class Subscriptions:
         if isinstance(push, PushChanges):
             push, made_secret = await self._check_push(project_pk, subscription, push)
 
-        def update(connection: Connection, record: AuditRecorder) -> Subscription:
+        def update(connection: Connection, record: AuditRecorder) -> SubscriptionStatus:
             lock_heads(connection, [project_pk])
             now = now_micros()
             before = _recorded(connection, _locked(connection, project_pk, subscription))
@@ -151,11 +148,9 @@ class Subscriptions:
             if push is not UNSET:
                 updated = _change_push(connection, updated, push, now)
             record(connection, project_pk, before, _recorded(connection, updated))
-            return updated
+            return replace(self._status(connection, [updated])[0], made_secret=made_secret)
 
-        status = await self._change("UpdateSubscription", update)
-        self._pushes.changed.set()
-        return replace(status, made_secret=made_secret)
+        return await self._change("UpdateSubscription", update)
 
     async def ping(self, project_pk: int, subscription: str) -> PushAttempt:
         """Send a test request to the receiver. Raise SubscriptionNotFound and SubscriptionDoesNotPush."""
@@ -202,9 +197,7 @@ class Subscriptions:
             record(connection, project_pk, before, None)
             return status
 
-        status = await self._write_and_wake("DeleteSubscription", delete, lambda status: status.subscription.key)
-        self._pushes.changed.set()
-        return status
+        return await self._change("DeleteSubscription", delete, lambda _: None)
 
     async def seek(self, project_pk: int, subscription: str, start: StartPoint, etag: str) -> SubscriptionStatus:
         """Move a subscription to another start point.
@@ -212,7 +205,7 @@ class Subscriptions:
         Raise SubscriptionNotFound, EtagMismatch, CursorExpired, CursorInvalid, CursorRewound and PositionBeyondHead.
         """
 
-        def seek(connection: Connection, record: AuditRecorder) -> Subscription:
+        def seek(connection: Connection, record: AuditRecorder) -> SubscriptionStatus:
             # Retention deletes under this lock: no match after the position goes before the subscription protects it.
             lock_heads(connection, [project_pk])
             position = resolve_start(connection, project_pk, start)
@@ -220,7 +213,7 @@ class Subscriptions:
             before = _recorded(connection, _locked(connection, project_pk, subscription))
             moved = store.seek_subscription(connection, project_pk, subscription, position, etag, now)
             record(connection, project_pk, before, _recorded(connection, moved))
-            return moved
+            return self._status(connection, [moved])[0]
 
         return await self._change("SeekSubscription", seek)
 
@@ -308,13 +301,18 @@ class Subscriptions:
             raise SubscriptionNotFound(subscription) from None
 
     async def _change(
-        self, action: str, change: Callable[[Connection, AuditRecorder], Subscription]
+        self,
+        action: str,
+        work: Callable[[Connection, AuditRecorder], SubscriptionStatus],
+        push_of: Callable[[SubscriptionStatus], Push | None] = lambda status: status.push,
     ) -> SubscriptionStatus:
-        return await self._write_and_wake(
-            action,
-            lambda connection, record: self._status(connection, [change(connection, record)])[0],
-            lambda status: status.subscription.key,
-        )
+        """Change a subscription, wake its dispatcher, and push it as the change says before that is answered."""
+
+        def apply(status: SubscriptionStatus) -> int:
+            self._pushes.apply(status.subscription.key, push_of(status))
+            return status.subscription.key
+
+        return await self._write_and_wake(action, work, apply)
 
     async def _write_and_wake(
         self, action: str, work: Callable[[Connection, AuditRecorder], T], key_of: Callable[[T], int]

@@ -170,8 +170,8 @@ class MatchStreamServicer:
 
     def UpdateSubscription(self, request, context):
         """Updates the name of a subscription or its settings for leases, retries and pushing. Leases and retries that already
-        exist keep their times. Changes of `push` apply within a second: requests in progress may end, no further one is
-        sent by the old settings.
+        exist keep their times. Changes of `push` apply before the response if this server pushes the subscription, otherwise
+        within a second: requests in progress may end, no further one is sent by the old settings.
 
         Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
         """

@@ -67,8 +67,8 @@ class MatchStreamStub:
     """Lists subscriptions with their statistics, newest first."""
     UpdateSubscription: _grpc.UnaryUnaryMultiCallable[_match_stream_pb2.UpdateSubscriptionRequest, _match_stream_pb2.UpdateSubscriptionResponse]
     """Updates the name of a subscription or its settings for leases, retries and pushing. Leases and retries that already
-    exist keep their times. Changes of `push` apply within a second: requests in progress may end, no further one is
-    sent by the old settings.
+    exist keep their times. Changes of `push` apply before the response if this server pushes the subscription, otherwise
+    within a second: requests in progress may end, no further one is sent by the old settings.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
     """
@@ -170,8 +170,8 @@ class MatchStreamAsyncStub(MatchStreamStub):
     """Lists subscriptions with their statistics, newest first."""
     UpdateSubscription: _aio.UnaryUnaryMultiCallable[_match_stream_pb2.UpdateSubscriptionRequest, _match_stream_pb2.UpdateSubscriptionResponse]  # type: ignore[assignment]
     """Updates the name of a subscription or its settings for leases, retries and pushing. Leases and retries that already
-    exist keep their times. Changes of `push` apply within a second: requests in progress may end, no further one is
-    sent by the old settings.
+    exist keep their times. Changes of `push` apply before the response if this server pushes the subscription, otherwise
+    within a second: requests in progress may end, no further one is sent by the old settings.
 
     Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
     """
@@ -300,8 +300,8 @@ class MatchStreamServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_match_stream_pb2.UpdateSubscriptionResponse, _abc.Awaitable[_match_stream_pb2.UpdateSubscriptionResponse]]:
         """Updates the name of a subscription or its settings for leases, retries and pushing. Leases and retries that already
-        exist keep their times. Changes of `push` apply within a second: requests in progress may end, no further one is
-        sent by the old settings.
+        exist keep their times. Changes of `push` apply before the response if this server pushes the subscription, otherwise
+        within a second: requests in progress may end, no further one is sent by the old settings.
 
         Errors: SUBSCRIPTION_NOT_FOUND, SUBSCRIPTION_ALREADY_EXISTS, INVALID_SUBSCRIPTION, ETAG_MISMATCH.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,16 +16,18 @@ from server.delivery.push.responses import PushFailed
 from server.delivery.push.sender import PushSender
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from automation.subscriptions.push import Push, PushAttempt
     from automation.subscriptions.values import Subscription
     from server.delivery.push.session import PushTools
 
 
 class PushSettings:
-    """Checks and tries the settings of pushes. `changed` is set when one has changed on this server."""
+    """Checks and tries the settings of pushes. `apply` pushes a subscription by its new ones, or no longer by any."""
 
-    def __init__(self, tools: PushTools) -> None:
-        self.changed = asyncio.Event()
+    def __init__(self, tools: PushTools, apply: Callable[[int, Push | None], None]) -> None:
+        self.apply = apply
         self._tools = tools
 
     async def check(self, push: Push) -> Push:

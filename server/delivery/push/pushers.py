@@ -9,7 +9,8 @@
 This is done whenever a push changes on this server, and on a shared database every POLL_SECONDS. A claim there lasts
 CLAIM_SECONDS by the clock of the database: when a server dies, another one pushes its subscriptions after that time. A
 server that cannot renew a claim sends nothing more MARGIN_SECONDS before it ends, by its own clock, which began to run
-earlier. An SQLite file has one server, which claims everything for good.
+earlier. An SQLite file has one server, which claims everything for good; it looks again every UNSHARED_POLL_SECONDS for
+changes that were late to commit, and were answered as failed.
 
 Claims only keep two servers from pushing at once; what each match still needs is decided by the leases, as ever.
 """
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from automation.subscriptions.push import Push
     from automation.subscriptions.push_store import ActivePush
     from server.delivery.push.session import PushTools
     from server.logs.outages import Outages
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 POLL_SECONDS: Final = 0.5
+UNSHARED_POLL_SECONDS: Final = 5.0
 CLAIM_SECONDS: Final = 6.0
 MARGIN_SECONDS: Final = 1.0
 YIELD_SECONDS: Final = 0.75
@@ -66,14 +69,13 @@ _FOREVER: Final = 1 << 62
 
 
 class Pushers:
-    """The subscriptions that this server pushes. `changed` is set when a push may have changed on this server."""
+    """The subscriptions that this server pushes."""
 
-    def __init__(
-        self, database: Database, tools: PushTools, changed: asyncio.Event, shutdown: Shutdown, outages: Outages
-    ) -> None:
+    def __init__(self, database: Database, tools: PushTools, shutdown: Shutdown, outages: Outages) -> None:
         self._database = database
         self._tools = tools
-        self._changed = changed
+        self._changed = asyncio.Event()
+        self._applied: set[int] = set()
         self._shutdown = shutdown
         self._owner = str(uuid7())
         self._claims: dict[int, float] = {}
@@ -87,6 +89,16 @@ class Pushers:
         self._changed.set()
         self._following.start()
         self._saving.start()
+
+    def apply(self, key: int, push: Push | None) -> None:
+        """Push a subscription in this way from now on, if at all: nothing more is sent by its settings from before."""
+        session = self._sessions.get(key)
+        if session is None and push is None:
+            return
+        self._applied.add(key)
+        if session is not None and (push is None or push.paused_at or push.version != session.push.version):
+            session.stop()
+        self._changed.set()
 
     async def close(self) -> None:
         """Stop all sessions, wait for their requests a little, and let other servers go on."""
@@ -114,7 +126,7 @@ class Pushers:
         """Wait for a change, for the shutdown, or until it is time to look again."""
         waiting = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._shutdown.stopping)]
         try:
-            seconds = POLL_SECONDS if self._database.shared else None
+            seconds = POLL_SECONDS if self._database.shared else UNSHARED_POLL_SECONDS
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waiting:
@@ -123,6 +135,8 @@ class Pushers:
 
     async def _refresh(self) -> None:
         began = asyncio.get_running_loop().time()
+        # What is read from here on may be older than what is applied meanwhile: that is begun by the next refresh.
+        self._applied.clear()
         active = await self._database.read(active_pushes, brief=True)
         if self._database.shared and any(not each.owner for each in active):
             count = len(self._claims)
@@ -143,7 +157,7 @@ class Pushers:
             else:
                 session.wake()
         for key, each in mine.items():
-            if key not in self._sessions and not each.wanted_by:
+            if key not in self._sessions and key not in self._applied and not each.wanted_by:
                 self._begin(each)
         self._tools.attempts.keep({*mine, *self._sessions})
 

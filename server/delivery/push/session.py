@@ -13,8 +13,8 @@ Rules:
   leases as requests in progress: while acknowledgements become durable, the next matches are already sent.
 - *A match that was never sent counts no attempt*: it is returned, not nacked. The exceptions are the requests that find
   a receiver unreachable (`retry_policy`).
-- *A match is checked again before it is sent*, once there is a connection, if it may have changed since it was loaded:
-  its contact may have been erased while it waited for the budget or the connection.
+- *A match is checked again before it is sent*, once there is a connection: while it waited for the budget or the
+  connection, its contact may have been erased, or the session have been stopped because the push was changed.
 """
 
 from __future__ import annotations
@@ -214,6 +214,9 @@ class PushSession:
 
     async def _is_deliverable(self, dispatcher: Dispatcher, delivery: Delivery, stamp: LoadStamp) -> bool:
         """Return whether a match loaded at a stamp may still be sent. If not, its delivery is settled or returned."""
+        if self._stopping.is_set():
+            dispatcher.return_undelivered([delivery])
+            return False
         if not self._tools.reader.may_have_changed(stamp):
             return True
         try:
