@@ -86,8 +86,8 @@ generate: $(VENV)/ready ## Regenerate generated/ from protos/
 	    --grpc_python_out=generated --mypy_grpc_out=quiet:generated $(PROTOS)
 
 docs: $(VENV)/ready ## Regenerate the generated pages of docs/, and the output that README and docs/ show
-	$(BIN)/python -m registry.coercion_docs > docs/coercion.md
-	$(BIN)/python -m registry.compatibility_docs > docs/compatibility.md
+	$(BIN)/python -m registry.coercion.docs > docs/coercion.md
+	$(BIN)/python -m registry.compatibility.docs > docs/compatibility.md
 	$(BIN)/python -m tests.support.console
 	$(BIN)/python -m tests.support.metrics_docs
 

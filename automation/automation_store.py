@@ -28,12 +28,12 @@ from automation.tables import automation, automation_version
 from automation.unused_keys import unused_key
 from registry.errors import InvalidName, Violation
 from registry.etags import check_etag
-from registry.name_search import name_contains
 from registry.names import check_event_name, given_name_problem
-from registry.page_sizes import PAGE_CHARACTERS, page_of
 from registry.paths import property_path
-from registry.text_columns import as_text, text_of
-from registry.unreadable_rows import UNREADABLE_ROWS, load_reported, load_word
+from registry.sql.name_search import name_contains
+from registry.sql.page_sizes import PAGE_CHARACTERS, page_of
+from registry.sql.text_columns import as_text, text_of
+from registry.sql.unreadable_rows import UNREADABLE_ROWS, load_reported, load_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

@@ -10,7 +10,7 @@ from automation.bulk import DIALECTS, among, packed
 from automation.match_log import to_match
 from automation.run_store import to_run
 from automation.tables import automation_match, hidden_from_planner, run
-from registry.text_columns import as_text
+from registry.sql.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,8 +16,8 @@ from automation.bulk import among, chunks, packed
 from automation.matches import Match, MatchKind
 from automation.prepared_statements import PreparedList
 from automation.tables import automation_match, hidden_from_planner, match_log_start
-from registry.text_columns import as_text, text_of
-from registry.unreadable_rows import load_word
+from registry.sql.text_columns import as_text, text_of
+from registry.sql.unreadable_rows import load_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ The numbers of a project's runs are gapless. Candidates for a page are taken fro
     others                                the runs themselves              EXAMINED_LOG_ROWS
 
 They are filtered by the rest of the filters. So a page by status, or of a contact with very many runs, may be shorter
-than requested (`registry.bounded_pages`).
+than requested (`registry.sql.bounded_pages`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sqlalchemy import func, select
 from automation.bulk import among, packed
 from automation.run_store import to_run
 from automation.tables import hidden_from_planner, run
-from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS, last_examined_key
-from registry.page_sizes import read_page
-from registry.text_columns import as_text
+from registry.sql.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS, last_examined_key
+from registry.sql.page_sizes import read_page
+from registry.sql.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

@@ -13,8 +13,8 @@ from automation.prepared_statements import Prepared
 from automation.runs import OPEN, Run, RunStatus, Wait
 from automation.tables import TIMED, WAITING, hidden_from_planner, run
 from registry.log_ids import position_of
-from registry.text_columns import as_text, text_of
-from registry.unreadable_rows import load_reported, load_word
+from registry.sql.text_columns import as_text, text_of
+from registry.sql.unreadable_rows import load_reported, load_word
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

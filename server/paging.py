@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from registry.text_columns import before_damaged
+from registry.sql.text_columns import before_damaged
 from server.errors import InvalidArgument, InvalidPageToken
 
 if TYPE_CHECKING:

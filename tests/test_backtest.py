@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 
-from registry.schema import Property, PropertyType, Schema
+from registry.definitions.schema import Property, PropertyType, Schema
 from server.auth.caller import Caller
 from server.services.backtests import CHUNK_EVENTS, Backtests, BacktestScope
 from server.storage.opening import open_database

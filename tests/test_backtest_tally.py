@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from registry.coercion import compile_schema
-from registry.schema import Property, PropertyType, Schema
+from registry.coercion.validation import compile_schema
+from registry.definitions.schema import Property, PropertyType, Schema
 from server.services import backtests
 from server.services.backtests import Outcome, _Tally
 from server.storage.events.history import RecordedPayload

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from automation.automations import AutomationState, NewAutomation
-from registry.definitions import NewDefinition
-from registry.schema import Schema
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import Schema
 from server.auth.caller import Caller
 from server.errors import KeyInvalid
 from server.ingest.catalog import Catalog

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import assume, example, given
 
-from registry.coercion import MAX_VIOLATIONS, CoercedPayload, Coercion, CoercionKind
-from registry.coercion_docs import coercion_page
-from registry.coercion_table import TABLE, Example
+from registry.coercion.docs import coercion_page
+from registry.coercion.table import TABLE, Example
+from registry.coercion.validation import MAX_VIOLATIONS, CoercedPayload, Coercion, CoercionKind
+from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties, check_schema
 from registry.errors import PayloadRejected, Violation
-from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties, check_schema
-from registry.timestamps import parse_rfc3339
+from registry.times.timestamps import parse_rfc3339
 from tests.support.payloads import (
     ANY,
     ARRAY,
@@ -31,7 +31,7 @@ from tests.support.payloads import (
 )
 
 if TYPE_CHECKING:
-    from registry.values import JSON
+    from registry.values.plain_json import JSON
 
 LENIENT, STRICT = CoercionMode
 REJECT, KEEP, DROP = UnknownProperties
@@ -72,7 +72,7 @@ def test_every_example_of_the_table_holds(mode: CoercionMode, target: PropertyTy
 @pytest.mark.checkout
 def test_the_page_is_made_from_the_table() -> None:
     page = Path(__file__).parents[1] / "docs" / "coercion.md"
-    assert page.read_text(encoding="utf-8") == coercion_page(), "python -m registry.coercion_docs"
+    assert page.read_text(encoding="utf-8") == coercion_page(), "python -m registry.coercion.docs"
 
 
 # Changes

@@ -11,12 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.coercion import compile_schema
-from registry.compatibility import Direction, Incompatibility, IncompatibilityKind, check_compatibility, compare
-from registry.compatibility_docs import compatibility_page
-from registry.definitions import Revision
-from registry.errors import PayloadRejected
-from registry.schema import (
+from registry.coercion.validation import compile_schema
+from registry.compatibility.comparison import (
+    Direction,
+    Incompatibility,
+    IncompatibilityKind,
+    check_compatibility,
+    compare,
+)
+from registry.compatibility.docs import compatibility_page
+from registry.definitions.event_definitions import Revision
+from registry.definitions.schema import (
     CoercionMode,
     Compatibility,
     Property,
@@ -25,11 +30,12 @@ from registry.schema import (
     UnknownProperties,
     check_schema,
 )
+from registry.errors import PayloadRejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from registry.values import JSON
+    from registry.values.plain_json import JSON
 
 STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 ITEM_TYPES = [each for each in PropertyType if each is not ANY]
@@ -451,7 +457,7 @@ def test_the_page_shows_every_kind() -> None:
 @pytest.mark.checkout
 def test_the_page_is_generated_from_the_verdicts() -> None:
     page = Path(__file__).parents[1] / "docs" / "compatibility.md"
-    assert page.read_text(encoding="utf-8") == compatibility_page(), "python -m registry.compatibility_docs"
+    assert page.read_text(encoding="utf-8") == compatibility_page(), "python -m registry.compatibility.docs"
 
 
 def test_revisions_that_differ_only_in_annotations_are_compared_once() -> None:

@@ -18,8 +18,8 @@ from automation.conditions.parsing import MAX_LENGTH, parse
 from automation.conditions.subject import Subject
 from automation.conditions.value_types import Kind
 from automation.conditions.values import Duration, Failure, Int, Timestamp, Verdict
-from registry.schema import Property, PropertyType, Schema
-from registry.timestamps import parse_rfc3339
+from registry.definitions.schema import Property, PropertyType, Schema
+from registry.times.timestamps import parse_rfc3339
 from tests.support.conditions import conditions, contacts, payloads
 from tests.support.laws import examples
 

@@ -10,7 +10,7 @@ from sqlalchemy import Table, Text
 
 from automation.subscriptions.tables import subscription
 from automation.tables import automation, automation_match, automation_version, run
-from registry.tables import event_definition, event_definition_revision
+from registry.storage.tables import event_definition, event_definition_revision
 from server.storage.tables import api_key, audit_entry, contact, event, project, refused_event
 from signalbox.v1 import (
     audit_pb2,

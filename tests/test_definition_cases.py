@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.coercion import compile_schema
-from registry.coercion_table import TABLE
-from registry.schema import Property, PropertyType, Schema, UnknownProperties
+from registry.coercion.table import TABLE
+from registry.coercion.validation import compile_schema
+from registry.definitions.schema import Property, PropertyType, Schema, UnknownProperties
 from server.cli.arguments.message_parsers import to_struct
 from server.cli.definitions.cases import Case, Expectation, read_cases, run_case
 from server.cli.errors import Failure

@@ -13,7 +13,15 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.schema import CoercionMode, Compatibility, Property, PropertyType, Schema, UnknownProperties, same_schema
+from registry.definitions.schema import (
+    CoercionMode,
+    Compatibility,
+    Property,
+    PropertyType,
+    Schema,
+    UnknownProperties,
+    same_schema,
+)
 from server.cli.arguments.options import Connection
 from server.cli.client.session import Session
 from server.cli.definitions.documents import DefinitionDocument, read_definitions

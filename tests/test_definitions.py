@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import pytest
 from grpc import StatusCode
 
-from registry import store
-from registry.definitions import NewDefinition
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import Property, PropertyType, Schema
 from registry.errors import DefinitionAlreadyExists, DefinitionNotFound
-from registry.schema import Property, PropertyType, Schema
+from registry.storage import definition_store
 from signalbox.v1 import event_definitions_pb2 as pb
 from tests.support.messages import ORDER, ORDER_SCHEMA, event, schema
 from tests.support.refusals import refusal, verdict
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from registry.definitions import EventDefinition
+    from registry.definitions.event_definitions import EventDefinition
     from server.storage.database import Database
     from tests.support.service import Client, Service
 
@@ -346,22 +346,22 @@ async def test_revisions_are_paged(shop: Client) -> None:
 
 def created(connection: Connection, project: str, definition_id: str, name: str = ORDER) -> EventDefinition:
     schema = Schema((Property("order_total", PropertyType.NUMBER),))
-    return store.create_definition(connection, project, definition_id, NewDefinition(name, schema), 1)
+    return definition_store.create_definition(connection, project, definition_id, NewDefinition(name, schema), 1)
 
 
 async def test_the_store_returns_the_definitions_that_it_created(database: Database) -> None:
     made = await database.write(lambda connection: created(connection, "p", "id-1"))
-    assert await database.read(lambda connection: store.get_definition(connection, "p", ORDER)) == made
-    assert await database.read(lambda connection: store.active_definitions(connection, "p")) == [made]
+    assert await database.read(lambda connection: definition_store.get_definition(connection, "p", ORDER)) == made
+    assert await database.read(lambda connection: definition_store.active_definitions(connection, "p")) == [made]
     with pytest.raises(DefinitionNotFound):
-        await database.read(lambda connection: store.get_definition(connection, "other", "id-1"))
+        await database.read(lambda connection: definition_store.get_definition(connection, "other", "id-1"))
 
 
 async def test_an_id_is_tried_before_a_name(database: Database) -> None:
     def work(connection: Connection) -> EventDefinition:
         made = created(connection, "p", "id-1")
         created(connection, "p", "id-2", name="id-1")
-        assert store.get_definition(connection, "p", "id-1") == made
+        assert definition_store.get_definition(connection, "p", "id-1") == made
         return made
 
     await database.write(work)
@@ -374,4 +374,4 @@ async def test_a_refused_transaction_is_rolled_back_completely(database: Databas
 
     with pytest.raises(DefinitionAlreadyExists):
         await database.write(work)
-    assert await database.read(lambda connection: store.active_definitions(connection, "p")) == []
+    assert await database.read(lambda connection: definition_store.active_definitions(connection, "p")) == []

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from grpc import StatusCode
 
-from registry.personal import keep_not_personal
-from registry.schema import Property, PropertyType
+from registry.definitions.schema import Property, PropertyType
+from registry.personal.personal import keep_not_personal
 from server.services import erasures
 from server.storage import paced_writes
 from server.storage.erasures.sealing import seal_fingerprint, seal_key

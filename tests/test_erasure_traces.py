@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import LargeBinary, Text
 
 from automation.tables import metadata as automation_metadata
-from registry.tables import metadata as registry_metadata
+from registry.storage.tables import metadata as registry_metadata
 from server.current_call.context import REQUEST_ID
 from server.storage.migrations import metadata as migrations_metadata
 from server.storage.tables import metadata as server_metadata

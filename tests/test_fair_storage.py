@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.util import await_only
 
-from registry import store as definitions
+from registry.storage import definition_store
 from server.delivery import consumer_session, match_reader
 from server.errors import ProjectBusy
 from server.services import events
@@ -40,7 +40,7 @@ LONG = {
 def long_scans(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Lists of events and of definitions take a minute if they are searched for "long"; set once the first begins."""
     begun = threading.Event()
-    list_events, list_definitions = event_pages.list_events, definitions.list_definitions
+    list_events, list_definitions = event_pages.list_events, definition_store.list_definitions
 
     def scan(connection: Connection) -> None:
         begun.set()
@@ -57,7 +57,7 @@ def long_scans(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         return list_definitions(connection, *arguments, **options)
 
     monkeypatch.setattr(events, "list_events", events_after_scan)
-    monkeypatch.setattr(definitions, "list_definitions", definitions_after_scan)
+    monkeypatch.setattr(definition_store, "list_definitions", definitions_after_scan)
     return begun
 
 

@@ -11,10 +11,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from registry.codegen.field_numbers import NO_LAYOUT, WireType, layout_from_json, layout_to_json, next_layout
+from registry.codegen.proto_names import file_name, message_name
 from registry.codegen.proto_text import proto_text
-from registry.field_numbers import NO_LAYOUT, WireType, layout_from_json, layout_to_json, next_layout
-from registry.proto_names import file_name, message_name
-from registry.schema import Property, PropertyType, Schema
+from registry.definitions.schema import Property, PropertyType, Schema
 from server.rpc.messages.descriptors import file_descriptor, message_class
 from tests.support.laws import examples
 from tests.support.revisions import HOSTILE, every_field, layouts, many_chains, payloads, schemas, typed
@@ -22,7 +22,7 @@ from tests.support.revisions import HOSTILE, every_field, layouts, many_chains, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from registry.field_numbers import Field, MessageLayout
+    from registry.codegen.field_numbers import Field, MessageLayout
 
 ORDER = "order_completed"
 TEXT = PropertyType.STRING

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
+from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, next_layout
 from registry.codegen.json_schema import json_schema
-from registry.field_numbers import NO_LAYOUT, layout_from_json, next_layout
-from registry.schema import Property, PropertyType, Schema, UnknownProperties, schema_to_json
+from registry.definitions.schema import Property, PropertyType, Schema, UnknownProperties, schema_to_json
 from server.cli.definitions.export import write_files
 from server.cli.errors import Failure
 from server.rpc.messages.definitions import write_schema
@@ -35,7 +35,7 @@ from tests.support.wire import field
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from registry.field_numbers import MessageLayout
+    from registry.codegen.field_numbers import MessageLayout
     from tests.support.service import Client, Service
     from tests.support.stores import Backend
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.inference import MAX_PATHS, MAX_SUGGESTED, Check, Inference
-from registry.schema import MAX_PROPERTIES, Property, PropertyType, Schema, UnknownProperties, check_schema
+from registry.definitions.schema import MAX_PROPERTIES, Property, PropertyType, Schema, UnknownProperties, check_schema
+from registry.inference.inference import MAX_PATHS, MAX_SUGGESTED, Check, Inference
 from tests.support.laws import examples
 
 NUMBER, STRING, DATE = PropertyType.NUMBER, PropertyType.STRING, PropertyType.DATE

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry import json_values
-from registry.coercion import CoercionKind, coerce_undefined, compile_schema
-from registry.json_values import (
+from registry.coercion.reverse import undo
+from registry.coercion.validation import CoercionKind, coerce_undefined, compile_schema
+from registry.definitions.schema import Property, PropertyType, Schema
+from registry.values import json_values
+from registry.values.json_values import (
     CONTACT_BUDGET,
     EVENT_BUDGET,
     MAX_PATH,
@@ -24,9 +26,7 @@ from registry.json_values import (
     value_violation,
     with_doubles,
 )
-from registry.reverse_coercion import undo
-from registry.schema import Property, PropertyType, Schema
-from registry.stored_json import load_nested, load_stored
+from registry.values.stored_json import load_nested, load_stored
 from tests.support import boundaries
 
 LARGEST = int(sys.float_info.max)

@@ -137,12 +137,13 @@ def test_tests_share_code_by_their_support_alone() -> None:
     assert shared == []
 
 
-def test_the_architecture_describes_every_package_and_module_of_the_server() -> None:
-    table = (ROOT / "docs/architecture.md").read_text().partition("| subpackage or module of `server/` |")[2]
+@pytest.mark.parametrize("package", ["registry", "server"])
+def test_the_architecture_describes_every_subpackage_and_module(package: str) -> None:
+    table = (ROOT / "docs/architecture.md").read_text().partition(f"| subpackage or module of `{package}/` |")[2]
     described = {name for row in table.partition("\n\n")[0].splitlines() for name in re.findall(r"`([^`]+)`", row[:50])}
     own = {
         path.name + "/" * path.is_dir()
-        for path in (ROOT / "server").glob("[a-z]*")
+        for path in (ROOT / package).glob("[a-z]*")
         if [*path.glob("*.py")] or path.suffix
     }
     assert own - described == set()

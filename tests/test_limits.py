@@ -13,7 +13,12 @@ from automation.conditions import closures, parsing
 from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
-from registry import bounded_pages, coercion, json_values, names, schema, store
+from registry import names
+from registry.coercion import validation
+from registry.definitions import schema
+from registry.sql import bounded_pages
+from registry.storage import definition_store
+from registry.values import json_values
 from server import paging
 from server.api import health_and_reflection
 from server.api import server as grpc_server
@@ -189,12 +194,12 @@ LIMITS = {
     "Depth of an event": number(EVENT.depth, "levels"),
     "Properties of a contact": size(CONTACT.size),
     "Values of a contact": number(CONTACT.values),
-    "Violations reported of one event": number(coercion.MAX_VIOLATIONS),
+    "Violations reported of one event": number(validation.MAX_VIOLATIONS),
     "Coercions recorded of an event": (
-        f"{number(coercion.MAX_COERCIONS)}, with {number(coercion.MAX_COERCION_CHARACTERS, 'characters')} of paths"
+        f"{number(validation.MAX_COERCIONS)}, with {number(validation.MAX_COERCION_CHARACTERS, 'characters')} of paths"
     ),
-    "Live definitions of a project": number(store.MAX_LIVE_DEFINITIONS),
-    "Revisions of a definition": number(store.MAX_REVISIONS),
+    "Live definitions of a project": number(definition_store.MAX_LIVE_DEFINITIONS),
+    "Revisions of a definition": number(definition_store.MAX_REVISIONS),
     "Properties of a schema, nested ones included": number(schema.MAX_PROPERTIES),
     "Depth of a schema": number(schema.MAX_DEPTH, "levels"),
     "A schema as JSON": size(schema.MAX_BYTES),

@@ -13,11 +13,11 @@ from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Verdict
 from automation.matches import Match, MatchKind
 from automation.runs import Run, Wait
-from registry.coercion import Coercion, CoercionKind
-from registry.compatibility import Direction, Incompatibility, IncompatibilityKind
-from registry.definitions import EventDefinition, Revision
+from registry.coercion.validation import Coercion, CoercionKind
+from registry.compatibility.comparison import Direction, Incompatibility, IncompatibilityKind
+from registry.definitions.event_definitions import EventDefinition, Revision
+from registry.definitions.schema import Compatibility
 from registry.errors import Violation
-from registry.schema import Compatibility
 from server.delivery.recent_matches import LoadedMatch
 from server.model import (
     ApiKey,

@@ -19,7 +19,7 @@ from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateIndex
 
 from automation.subscriptions import tables as subscription_tables
-from registry import tables as registry_tables
+from registry.storage import tables as registry_tables
 from server.storage import migrations
 from server.storage import tables as server_tables
 from server.storage.migrations import current, head, migrate, names

@@ -10,7 +10,14 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
-from registry.json_values import AUTOMATION_BUDGET, CONTACT_BUDGET, EVENT_BUDGET, MAX_BYTES, MAX_VALUES, RUN_BUDGET
+from registry.values.json_values import (
+    AUTOMATION_BUDGET,
+    CONTACT_BUDGET,
+    EVENT_BUDGET,
+    MAX_BYTES,
+    MAX_VALUES,
+    RUN_BUDGET,
+)
 from server.errors import InvalidArgument, MalformedRequest
 from server.rpc.json_parsing import JsonParser
 from server.rpc.messages.structs import read_struct
@@ -22,7 +29,7 @@ from tests.support.messages import struct
 from tests.support.wire import send_event
 
 if TYPE_CHECKING:
-    from registry.json_values import PayloadBudget
+    from registry.values.json_values import PayloadBudget
 
 SEND = METHODS["EventIngest.SendEvent"]
 BUDGETS = [AUTOMATION_BUDGET, CONTACT_BUDGET, EVENT_BUDGET, RUN_BUDGET]

@@ -11,10 +11,10 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.coercion import Coercion, CoercionKind, compile_schema
+from registry.coercion.validation import Coercion, CoercionKind, compile_schema
+from registry.definitions.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.errors import PayloadRejected
-from registry.personal import MASK, PersonalPaths, keep_personal, latest_marks
-from registry.schema import Property, PropertyType, Schema, UnknownProperties
+from registry.personal.personal import MASK, PersonalPaths, keep_personal, latest_marks
 from server.bridge.dialects import DIALECTS
 from server.model import Scope
 from signalbox.v1 import automations_pb2, event_definitions_pb2, event_ingest_pb2

@@ -13,7 +13,7 @@ from grpc import StatusCode
 
 from automation.errors import SubscriptionNotFound
 from automation.tables import metadata as automation_metadata
-from registry.tables import metadata as registry_metadata
+from registry.storage.tables import metadata as registry_metadata
 from server.auth.access import Access
 from server.background import project_deletion, run_timeouts
 from server.background.each_project import try_each_project

@@ -15,9 +15,9 @@ from grpc import StatusCode
 from structlog.testing import capture_logs
 
 from automation.automations import AutomationState, NewAutomation
-from registry.definitions import NewDefinition
-from registry.schema import Property, PropertyType, Schema
-from registry.store import DefinitionChanges
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import Property, PropertyType, Schema
+from registry.storage.definition_store import DefinitionChanges
 from server.auth.caller import Caller
 from server.errors import BatchRejected, IdempotencyKeyReused, KeyInvalid, QueueFull, Stopping
 from server.ingest import commit_timer, group_commit

@@ -10,8 +10,8 @@ import grpc
 import pytest
 import pytest_asyncio
 
+from registry.definitions.schema import MAX_BYTES, Property, PropertyType, Schema, check_schema
 from registry.errors import InvalidSchema
-from registry.schema import MAX_BYTES, Property, PropertyType, Schema, check_schema
 from server.rpc.contract import SERVICES
 from tests.support.largest import Largest, filled
 from tests.support.receiver import LOOPBACK

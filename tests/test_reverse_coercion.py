@@ -9,14 +9,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from registry.coercion import CoercionKind, compile_schema
-from registry.reverse_coercion import undo
-from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
+from registry.coercion.reverse import undo
+from registry.coercion.validation import CoercionKind, compile_schema
+from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from tests.support.laws import examples
 from tests.support.payloads import CASES, validated_or_none
 
 if TYPE_CHECKING:
-    from registry.values import JSON
+    from registry.values.plain_json import JSON
 
 pytestmark = [pytest.mark.lasting, pytest.mark.usefixtures("neighbour")]
 

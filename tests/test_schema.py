@@ -6,10 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.errors import InvalidName, InvalidSchema
-from registry.names import check_event_name
-from registry.paths import path_parts, property_path, quoted_property, without_indexes
-from registry.schema import (
+from registry.definitions.schema import (
     CoercionMode,
     Property,
     PropertyType,
@@ -21,6 +18,9 @@ from registry.schema import (
     schema_from_json,
     schema_to_json,
 )
+from registry.errors import InvalidName, InvalidSchema
+from registry.names import check_event_name
+from registry.paths import path_parts, property_path, quoted_property, without_indexes
 
 STRING, NUMBER, ARRAY, OBJECT = (
     PropertyType.STRING,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from registry.definitions.schema import MAX_PROPERTIES, MAX_SUGGESTED_VALUES, check_schema
 from registry.errors import InvalidSchema
-from registry.schema import MAX_PROPERTIES, MAX_SUGGESTED_VALUES, check_schema
 from server.rpc.messages.definitions import read_schema
 from signalbox.v1 import event_definitions_pb2 as pb
 

@@ -13,9 +13,9 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.definitions import NewDefinition
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import Property, PropertyType, Schema
 from registry.errors import DefinitionNotFound
-from registry.schema import Property, PropertyType, Schema
 from server.auth.caller import Caller
 from server.errors import BatchRejected, InternalError, QueueFull, StorageLate, StorageUnavailable
 from server.ingest import commit_queue, group_commit

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from registry import timestamps
-from registry.steady_clock import SLEW_DIVISOR, STEP_MICROS, SteadyClock
+from registry.times import timestamps
+from registry.times.steady_clock import SLEW_DIVISOR, STEP_MICROS, SteadyClock
 from server.background import clock_watch
 from signalbox.v1 import automations_pb2
 from tests.support.automations import automate, await_event, started

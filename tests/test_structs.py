@@ -12,7 +12,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.json_values import PayloadBudget
+from registry.values.json_values import PayloadBudget
 from server.errors import InvalidArgument
 from server.rpc.messages import structs
 from server.rpc.messages.structs import Later, read_struct, write_struct, write_value

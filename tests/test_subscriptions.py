@@ -16,7 +16,7 @@ from automation.errors import InvalidSubscription
 from automation.matches import MatchFilter
 from automation.subscriptions.store import check_subscription
 from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription, delivery_id, parse_delivery_ids
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.rpc.messages.times import timestamp
 from server.services.subscriptions import MAX_CONSUMERS
 from signalbox.v1 import match_stream_pb2 as pb

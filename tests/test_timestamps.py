@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.timestamps import (
+from registry.times.timestamps import (
     MAX_MICROS,
     MIN_MICROS,
     format_millis,

@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from registry.codegen.proto_text import proto_text
-from registry.json_values import PayloadBudget
-from registry.schema import Property, PropertyType, Schema
+from registry.definitions.schema import Property, PropertyType, Schema
+from registry.values.json_values import PayloadBudget
 from server.errors import InvalidArgument
 from server.paging import Page
 from server.rpc.messages import descriptors

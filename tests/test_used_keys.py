@@ -13,7 +13,7 @@ from automation.automation_store import create_automation
 from automation.automations import NewAutomation
 from automation.subscriptions.store import create_subscription
 from automation.tables import metadata as automation_metadata
-from registry.tables import metadata as registry_metadata
+from registry.storage.tables import metadata as registry_metadata
 from server.model import Rules
 from server.storage.contacts import insert_contact, insert_contacts
 from server.storage.erasures.steps import begin_erasure

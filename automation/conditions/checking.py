@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from automation.conditions.nodes import Node
     from automation.conditions.parsing import Expression
-    from registry.schema import Schema
+    from registry.definitions.schema import Schema
 
 
 _ARITHMETIC: Final[Mapping[str, tuple[tuple[Kind, Kind, Kind], ...]]] = {

@@ -12,13 +12,13 @@ from automation.conditions.compiling import compile_node, limited, new_frame
 from automation.conditions.errors import line_and_column
 from automation.conditions.nodes import Binary, Call, Conditional, Has, Logical, Macro, Path, Unary, walk
 from automation.conditions.values import SECOND, Duration, Failure, Timestamp, Verdict
-from registry.timestamps import format_millis
+from registry.times.timestamps import format_millis
 
 if TYPE_CHECKING:
     from automation.conditions.nodes import Node
     from automation.conditions.parsing import Expression
     from automation.conditions.subject import Subject
-    from registry.values import JSON
+    from registry.values.plain_json import JSON
 
 MAX_SHOWN = 1024
 """The most characters of JSON; a larger value is shown as a string of its first characters."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from automation.conditions.values import ORDER
-from registry.schema import PropertyType, UnknownProperties
+from registry.definitions.schema import PropertyType, UnknownProperties
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from registry.schema import Property
+    from registry.definitions.schema import Property
 
 
 class Kind(Flag):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from registry.timestamps import MAX_MICROS, MIN_MICROS, parse_rfc3339
+from registry.times.timestamps import MAX_MICROS, MIN_MICROS, parse_rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,7 +19,7 @@ from automation.subscriptions.store import BLOCKED
 from automation.subscriptions.tables import subscription_delivery
 from automation.subscriptions.values import DeliveryOrder
 from automation.tables import automation_match
-from registry.text_columns import as_text
+from registry.sql.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

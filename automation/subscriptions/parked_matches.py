@@ -20,8 +20,8 @@ from automation.subscriptions.values import (
     Subscription,
 )
 from automation.tables import automation
-from registry.bounded_pages import EXAMINED_ROWS
 from registry.log_ids import position_of
+from registry.sql.bounded_pages import EXAMINED_ROWS
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection

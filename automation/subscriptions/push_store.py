@@ -16,7 +16,7 @@ from automation.subscriptions.push import Push, PushAttempt
 from automation.subscriptions.store import lock_subscription, set_pushes, to_subscription
 from automation.subscriptions.tables import subscription as subscription_table
 from automation.subscriptions.tables import subscription_push
-from registry.text_columns import as_text
+from registry.sql.text_columns import as_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

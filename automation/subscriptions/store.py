@@ -25,8 +25,8 @@ from automation.unused_keys import unused_key
 from registry.errors import Violation
 from registry.etags import check_etag
 from registry.names import given_name_problem
-from registry.text_columns import as_text
-from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
+from registry.sql.text_columns import as_text
+from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

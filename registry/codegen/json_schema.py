@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.schema import PropertyType, UnknownProperties
+from registry.definitions.schema import PropertyType, UnknownProperties
 
 if TYPE_CHECKING:
-    from registry.schema import Property, Schema
+    from registry.definitions.schema import Property, Schema
 
 _NATIVE: dict[PropertyType, dict[str, Any]] = {
     PropertyType.STRING: {"type": "string"},

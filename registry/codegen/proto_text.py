@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from registry.field_numbers import WireType
-from registry.proto_names import LANGUAGE_OPTIONS, PACKAGE, message_name
+from registry.codegen.field_numbers import WireType
+from registry.codegen.proto_names import LANGUAGE_OPTIONS, PACKAGE, message_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from registry.field_numbers import Field, MessageLayout
-    from registry.schema import Property, Schema
+    from registry.codegen.field_numbers import Field, MessageLayout
+    from registry.definitions.schema import Property, Schema
 
 _TYPES = {
     WireType.STRING: "string",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 from uuid_utils import uuid7
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.current_call import context as call_context
 from server.model import AuditEntry
 from server.storage.audit_entries import content_after, insert_entry, replace_content_after

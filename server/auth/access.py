@@ -19,7 +19,7 @@ from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.auth.caller import ADMIN, Caller
 from server.current_call.context import as_server, authenticated
 from server.current_call.personal_access import show_personal

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.storage.audit_entries import delete_entries
 from server.storage.paced_writes import write_paced

@@ -1,4 +1,4 @@
-"""Watches the system clock, whose steps the process does not follow (`registry.steady_clock`)."""
+"""Watches the system clock, whose steps the process does not follow (`registry.times.steady_clock`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from registry.steady_clock import STEP_MICROS
-from registry.timestamps import clock_skew, now_micros
+from registry.times.steady_clock import STEP_MICROS
+from registry.times.timestamps import clock_skew, now_micros
 from server.process.recurring import Recurring
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.errors import StorageError
 from server.process.recurring import Recurring
 from server.storage.projects.keys import note_use

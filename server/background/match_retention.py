@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from automation.deletion.retention import deletable_matches, delete_matches, move_start, next_start
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.background.each_project import try_each_project
 from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.sharing.current_project import SERVER, work_for

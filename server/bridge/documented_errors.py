@@ -14,7 +14,7 @@ from registry.errors import (
     TooManyDefinitions,
     Violation,
 )
-from registry.store import MAX_LIVE_DEFINITIONS
+from registry.storage.definition_store import MAX_LIVE_DEFINITIONS
 from server.bridge.errors import report_error
 from server.errors import (
     ContactAlreadyExists,

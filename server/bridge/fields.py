@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta
 
-from registry.schema import PropertyType
+from registry.definitions.schema import PropertyType
 
 Email: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "email", "maxLength": 254})]
 Uuid: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from registry.errors import Violation
-from registry.json_values import json_violation, overridden_violation
+from registry.values.json_values import json_violation, overridden_violation
 from server.errors import UnstorableText
 from server.http.errors import InvalidBody, MalformedJson
 from server.ingest.draft import check_idempotency_key

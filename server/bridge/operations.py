@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from registry.definitions.schema import MAX_PROPERTIES, Schema, UnknownProperties, check_schema
 from registry.errors import DefinitionNotFound, InvalidSchema, Violation
-from registry.json_values import CONTACT_BUDGET
 from registry.names import check_event_name
-from registry.personal import count_properties, is_kept_personal, keep_personal, needs_marks
-from registry.schema import MAX_PROPERTIES, Schema, UnknownProperties, check_schema
-from registry.store import MAX_LIVE_DEFINITIONS
+from registry.personal.personal import count_properties, is_kept_personal, keep_personal, needs_marks
+from registry.storage.definition_store import MAX_LIVE_DEFINITIONS
+from registry.values.json_values import CONTACT_BUDGET
 from server.bridge.fields import is_uuid
 from server.bridge.payloads import storable_json
 from server.paging import PageRequest
@@ -23,8 +23,8 @@ from server.services.contacts import ContactRef
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from registry.definitions import EventDefinition, NewDefinition
-    from registry.store import DefinitionChanges
+    from registry.definitions.event_definitions import EventDefinition, NewDefinition
+    from registry.storage.definition_store import DefinitionChanges
     from server.auth.caller import Caller
     from server.bridge.messages import Request
     from server.ingest.ingest import Ingest

@@ -1,10 +1,10 @@
-"""Checks of the JSON values of requests: the rules of `registry.json_values`, as InvalidArgument."""
+"""Checks of the JSON values of requests: the rules of `registry.values.json_values`, as InvalidArgument."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.json_values import EVENT_BUDGET, PayloadBudget, payload_violation, with_doubles
+from registry.values.json_values import EVENT_BUDGET, PayloadBudget, payload_violation, with_doubles
 from server.errors import InvalidArgument
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from automation.subscriptions.values import lease_serial
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ import structlog
 from automation.automation_store import automations_by_key
 from automation.match_log import READ_LIMIT, log_start, match_id_at, read_filtered
 from automation.matches import MatchFilter
-from registry.unreadable_rows import UNREADABLE, describe_error
+from registry.sql.unreadable_rows import UNREADABLE, describe_error
 from server.delivery.heartbeats import heartbeat_time
 from server.delivery.recent_matches import LoadedMatch
 from server.delivery.start_points import LogEnd, Place, check_kept, check_place, match_head, resolve_start

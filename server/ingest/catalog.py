@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from automation.automation_store import automations_by_key, versions_by_key
 from automation.bulk import chunks
 from automation.matching import LiveAutomations
-from registry.coercion import compile_schema
+from registry.coercion.validation import compile_schema
 from registry.errors import RowUnreadable
-from registry.store import active_definitions
+from registry.storage.definition_store import active_definitions
 from registry.suggestions import Suggestions
 from server.audit.audited_changes import AuditedChanges
 from server.sharing.work_thread import SLICE_SECONDS, WorkThread
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from automation.automations import Automation
-    from registry.coercion import Coercer
-    from registry.definitions import EventDefinition
+    from registry.coercion.validation import Coercer
+    from registry.definitions.event_definitions import EventDefinition
     from server.audit.audited_changes import AuditRecorder
     from server.model import Project, Rules
     from server.storage.database import Database

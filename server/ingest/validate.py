@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from registry.coercion import MAX_VIOLATIONS, coerce_undefined
+from registry.coercion.validation import MAX_VIOLATIONS, coerce_undefined
 from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.names import check_event_name
 from server.current_call.personal_access import shown_rejection
@@ -14,7 +14,7 @@ from server.ingest.draft import MAX_REPORTED
 from server.model import UndefinedEvents
 
 if TYPE_CHECKING:
-    from registry.coercion import CoercedPayload
+    from registry.coercion.validation import CoercedPayload
     from server.ingest.catalog import CatalogSnapshot
     from server.ingest.draft import Batch, Draft
     from server.model import Rules

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from registry.unreadable_rows import UNREADABLE_ROWS
+from registry.sql.unreadable_rows import UNREADABLE_ROWS
 from server.metrics.calls import CallMetrics
 from server.metrics.commits import CommitMetrics
 from server.metrics.database import DatabaseMetrics

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from google.protobuf.message_factory import GetMessageClass
 
-from registry.json_values import json_violation
+from registry.values.json_values import json_violation
 from server.errors import InvalidArgument, MalformedRequest
 from server.rpc.json_reading import MAX_DEPTH, MAX_SHOWN, message_reader, read_struct, too_deep
 from server.rpc.payload_bounds import LEAST_BYTES, name_counts, stand_in_for_many, too_many_values

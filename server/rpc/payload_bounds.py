@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
-from registry.json_values import MAX_BYTES, MAX_VALUES
+from registry.values.json_values import MAX_BYTES, MAX_VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

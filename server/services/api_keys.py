@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid_utils import uuid7
 
 from registry.names import given_name_problem
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.auth.access import digest_of
 from server.errors import InvalidArgument, KeyNotActive, SecretInUse
 from server.model import ApiKey, Dialect, Scope

@@ -16,8 +16,8 @@ from automation.conditions.errors import ConditionInvalid
 from automation.conditions.parsing import parse
 from automation.run_store import newest_runs, run_counts
 from automation.run_transitions import cancel_runs
-from registry.page_sizes import UNBOUNDED
-from registry.timestamps import now_micros
+from registry.sql.page_sizes import UNBOUNDED
+from registry.times.timestamps import now_micros
 from server.ingest.catalog import definitions_only
 from server.storage.projects.heads import advance_automations
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from registry import revision_store
-from registry import store as registry
-from registry.coercion import CoercedPayload, compile_schema
+from registry.coercion.validation import CoercedPayload, compile_schema
+from registry.definitions.schema import check_schema
 from registry.errors import PayloadRejected
 from registry.paths import without_indexes
-from registry.personal import PersonalPaths
-from registry.schema import check_schema
-from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
+from registry.personal.personal import PersonalPaths
+from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
+from registry.storage import definition_store, revision_store
 from server.current_call.personal_access import personal_shown
 from server.errors import Stopping
 from server.storage.events.history import name_range, recorded_payloads
@@ -29,10 +28,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from registry.coercion import Coercer
-    from registry.definitions import Revision
+    from registry.coercion.validation import Coercer
+    from registry.definitions.event_definitions import Revision
+    from registry.definitions.schema import Schema
     from registry.errors import Violation
-    from registry.schema import Schema
     from server.auth.caller import Caller
     from server.storage.database import Database
     from server.storage.events.history import NameRange, RecordedPayload
@@ -175,7 +174,7 @@ class Backtests:
 def _begin(
     connection: Connection, caller: Caller, name_or_id: str, scope: BacktestScope
 ) -> tuple[Schema, Revision, NameRange]:
-    definition = registry.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+    definition = definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
     compared = revision_store.get_revision(connection, definition.id, scope.revision or definition.revision, "revision")
     event_filter = EventFilter(definition.name, received_from=scope.received_from, received_until=scope.received_until)
     return definition.schema, compared, name_range(connection, caller.project_pk, event_filter, scope.max_events)

@@ -9,8 +9,8 @@ import msgspec
 from uuid_utils import uuid7
 
 from automation.run_transitions import cancel_runs_of_contacts
-from registry.json_values import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
+from registry.values.json_values import MAX_CONTACT_BYTES, MAX_CONTACT_VALUES
 from server.audit.audited_changes import AuditedChanges
 from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
 from server.storage import contacts as store

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from uuid_utils import uuid7
 
 from automation.automation_store import active_automations
-from registry import revision_store, store
-from registry.schema import check_schema, same_schema
-from registry.timestamps import now_micros
+from registry.definitions.schema import check_schema, same_schema
+from registry.storage import definition_store, revision_store
+from registry.times.timestamps import now_micros
 from server.errors import DefinitionInUse
 from server.services.dependents import ReadingAutomation, SchemaErrors, check_conditions, reading_automations
 from server.storage.events import history as log
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from registry.compatibility import Incompatibility
-    from registry.definitions import EventDefinition, NewDefinition, Revision
-    from registry.personal import Marks
-    from registry.schema import Compatibility, Schema
-    from registry.store import DefinitionChanges
+    from registry.compatibility.comparison import Incompatibility
+    from registry.definitions.event_definitions import EventDefinition, NewDefinition, Revision
+    from registry.definitions.schema import Compatibility, Schema
+    from registry.personal.personal import Marks
+    from registry.storage.definition_store import DefinitionChanges
     from server.audit.audited_changes import AuditRecorder
     from server.auth.caller import Caller
     from server.ingest.catalog import Catalog
@@ -60,7 +60,7 @@ class Definitions:
         """
 
         def create(connection: Connection, record: AuditRecorder) -> EventDefinition:
-            created = store.create_definition(connection, caller.project_id, str(uuid7()), new, now_micros())
+            created = definition_store.create_definition(connection, caller.project_id, str(uuid7()), new, now_micros())
             record(connection, caller.project_pk, None, created)
             return created
 
@@ -69,7 +69,7 @@ class Definitions:
     async def get(self, caller: Caller, name_or_id: str) -> EventDefinition:
         """Read a definition; a deleted one by id alone. Raise DefinitionNotFound."""
         return await self._database.read(
-            lambda connection: store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            lambda connection: definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
         )
 
     async def list(
@@ -79,7 +79,7 @@ class Definitions:
         limit, filters = request.limit(), ("definitions", caller.project_id, search, show_deleted)
         after = request.cursor(filters, int, str)
         found, more = await self._database.read(
-            lambda connection: store.list_definitions(
+            lambda connection: definition_store.list_definitions(
                 connection, caller.project_id, limit=limit, after=after, show_deleted=show_deleted, search=search
             )
         )
@@ -103,7 +103,7 @@ class Definitions:
         return await self._update(
             caller,
             "UpdateEventDefinition",
-            lambda connection: store.update_definition(
+            lambda connection: definition_store.update_definition(
                 connection, caller.project_id, name_or_id, changes, etag, str(uuid7()), now_micros()
             ),
             validate_only=validate_only,
@@ -128,7 +128,7 @@ class Definitions:
         return await self._update(
             caller,
             "RollbackRevision",
-            lambda connection: store.rollback_revision(
+            lambda connection: definition_store.rollback_revision(
                 connection, caller.project_id, name_or_id, number, etag, now_micros()
             ),
             validate_only=validate_only,
@@ -142,8 +142,8 @@ class Definitions:
         """
 
         def delete(connection: Connection, record: AuditRecorder) -> EventDefinition:
-            before = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
-            deleted = store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros())
+            before = definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            deleted = definition_store.delete_definition(connection, caller.project_id, name_or_id, etag, now_micros())
             if unless_used and (count := active_automations(connection, caller.project_pk, deleted.name)):
                 raise DefinitionInUse(deleted.name, count)
             record(connection, caller.project_pk, before, deleted)
@@ -158,8 +158,10 @@ class Definitions:
         """
 
         def undelete(connection: Connection, record: AuditRecorder) -> EventDefinition:
-            before = store.get_definition(connection, caller.project_id, definition_id, deleted=True)
-            restored = store.undelete_definition(connection, caller.project_id, definition_id, etag, now_micros())
+            before = definition_store.get_definition(connection, caller.project_id, definition_id, deleted=True)
+            restored = definition_store.undelete_definition(
+                connection, caller.project_id, definition_id, etag, now_micros()
+            )
             record(connection, caller.project_pk, before, restored)
             return restored
 
@@ -170,9 +172,9 @@ class Definitions:
         limit = request.limit()
 
         def work(connection: Connection) -> tuple[object, list[Revision], bool]:
-            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            definition = definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             filters = "revisions", definition.id
-            (before,) = request.cursor(filters, int, most=store.MAX_REVISIONS) or (None,)
+            (before,) = request.cursor(filters, int, most=definition_store.MAX_REVISIONS) or (None,)
             return filters, *revision_store.revision_page(connection, definition.id, limit, before)
 
         filters, found, more = await self._database.read(work)
@@ -182,7 +184,7 @@ class Definitions:
         """Read one revision of a definition. Raise DefinitionNotFound and RevisionNotFound."""
 
         def work(connection: Connection) -> Revision:
-            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            definition = definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             return revision_store.get_revision(connection, definition.id, number)
 
         return await self._database.read(work)
@@ -194,9 +196,9 @@ class Definitions:
         check_schema(candidate)
 
         def work(connection: Connection) -> CompatibilityVerdict:
-            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            definition = definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             applied = rule or definition.compatibility
-            found = store.incompatibilities(connection, definition, applied, candidate)
+            found = definition_store.incompatibilities(connection, definition, applied, candidate)
             return CompatibilityVerdict(applied, found, not same_schema(candidate, definition.schema))
 
         return await self._database.read(work)
@@ -205,7 +207,7 @@ class Definitions:
         """Read the schema of a revision, 0 for the latest. Raise DefinitionNotFound and RevisionNotFound."""
 
         def work(connection: Connection) -> Schema:
-            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            definition = definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             return revision_store.get_schema(connection, definition, revision)
 
         return await self._database.read(work)
@@ -224,9 +226,9 @@ class Definitions:
         limit = request.limit()
 
         def work(connection: Connection) -> tuple[object, list[Dependent]]:
-            definition = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            definition = definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             filters = "dependents", definition.id
-            after_id, before = request.cursor(filters, str, int, most=store.MAX_REVISIONS) or ("", 0)
+            after_id, before = request.cursor(filters, str, int, most=definition_store.MAX_REVISIONS) or ("", 0)
             key, found = caller.project_pk, list[Dependent]()
             if not before:
                 found += reading_automations(connection, key, definition, limit + 1, after_id)

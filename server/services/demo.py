@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from automation.automations import AutomationState, NewAutomation
-from registry.definitions import NewDefinition
-from registry.schema import Property, PropertyType, Schema
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import Property, PropertyType, Schema
 from server.auth.caller import Caller
 from server.errors import ContactNotFound, ProjectNotFound, SecretInUse
 from server.model import Dialect, Rules, Scope

@@ -14,9 +14,9 @@ from automation.conditions.errors import ConditionInvalid
 from automation.conditions.parsing import parse
 from automation.errors import ConditionsBroken
 from automation.run_store import awaited_conditions
+from registry.definitions.schema import same_schema
 from registry.errors import Violation
 from registry.paths import property_path
-from registry.schema import same_schema
 from server.ingest.catalog import definitions_only
 from server.sharing.work_thread import SLICE_SECONDS
 from server.storage.projects.heads import automations_version
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.conditions.condition import Condition
     from automation.matching import LiveAutomations
-    from registry.definitions import EventDefinition
-    from registry.schema import Schema
+    from registry.definitions.event_definitions import EventDefinition
+    from registry.definitions.schema import Schema
     from server.ingest.catalog import CatalogSnapshot
 
 

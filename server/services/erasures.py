@@ -25,7 +25,7 @@ import structlog
 
 from automation.bulk import chunks
 from automation.deletion.erasing import count_open_runs, deliveries_of_events, runs_of_contact
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges, AuditedValues
 from server.current_call.context import as_server
 from server.delivery.recent_matches import HELD_SECONDS, RECENT_SECONDS

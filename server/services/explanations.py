@@ -17,14 +17,14 @@ from automation.conditions.errors import ConditionInvalid
 from automation.conditions.values import Verdict
 from automation.match_log import matches_of_events
 from automation.matches import MatchKind
-from registry.coercion import CoercedPayload, coerce_undefined
+from registry.coercion.validation import CoercedPayload, coerce_undefined
 from registry.errors import DefinitionNotFound, PayloadRejected, RevisionNotFound, RowUnreadable, Violation
 from registry.names import check_event_name
 from registry.paths import ROOT
-from registry.personal import PersonalPaths
-from registry.revision_store import get_revision
-from registry.store import get_definition
-from registry.timestamps import now_micros
+from registry.personal.personal import PersonalPaths
+from registry.storage.definition_store import get_definition
+from registry.storage.revision_store import get_revision
+from registry.times.timestamps import now_micros
 from server.current_call.personal_access import personal_shown, shown_violations
 from server.errors import ContactNotFound
 from server.ingest.contacts import CommitContacts, UnknownContactAction, unknown_contact_action, with_new_contact
@@ -55,8 +55,8 @@ if TYPE_CHECKING:
     from automation.conditions.subject import Subject
     from automation.conditions.tracing import Clause
     from automation.matcher import Decision, Matcher
-    from registry.coercion import Coercion
-    from registry.schema import Schema
+    from registry.coercion.validation import Coercion
+    from registry.definitions.schema import Schema
     from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.ingest.draft import Draft
     from server.paging import Page, PageRequest

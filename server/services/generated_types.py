@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from registry import revision_store, store
 from registry.codegen.json_schema import json_schema
 from registry.errors import DefinitionNotFound, InvalidName, RevisionNotFound
 from registry.names import check_event_name
-from registry.store import MAX_LIVE_DEFINITIONS
+from registry.storage import definition_store, revision_store
+from registry.storage.definition_store import MAX_LIVE_DEFINITIONS
 from server.paging import PageRequest
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from registry.definitions import EventDefinition
-    from registry.field_numbers import MessageLayout
-    from registry.schema import Schema
+    from registry.codegen.field_numbers import MessageLayout
+    from registry.definitions.event_definitions import EventDefinition
+    from registry.definitions.schema import Schema
     from server.auth.caller import Caller
     from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.paging import Page
@@ -68,9 +68,9 @@ class GeneratedTypes:
 
         def work(connection: Connection) -> list[GeneratedType]:
             if named:
-                found = [store.get_definition(connection, caller.project_id, each) for each in named]
+                found = [definition_store.get_definition(connection, caller.project_id, each) for each in named]
             else:
-                found = store.active_definitions(connection, caller.project_id)
+                found = definition_store.active_definitions(connection, caller.project_id)
             # A definition may be named twice, by its name and by its id.
             places = {(definition.created_at, definition.id): definition for definition in found}
             return [_type(connection, places[place]) for place in sorted(places) if place > after]
@@ -81,7 +81,7 @@ class GeneratedTypes:
         """Return a revision, 0 for the latest, as JSON Schema. Raise DefinitionNotFound and RevisionNotFound."""
 
         def work(connection: Connection) -> dict[str, Any]:
-            found = store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
+            found = definition_store.get_definition(connection, caller.project_id, name_or_id, deleted=True)
             schema = revision_store.get_schema(connection, found, revision)
             return json_schema(found.name, found.description, schema)
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from registry.definitions.schema import Compatibility, Schema
 from registry.errors import DefinitionNotFound
-from registry.inference import Check, Inference
+from registry.inference.inference import Check, Inference
 from registry.names import check_event_name
-from registry.schema import Compatibility, Schema
-from registry.store import get_definition
-from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
+from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
+from registry.storage.definition_store import get_definition
 from server.errors import InvalidArgument, NothingToInferFrom
 from server.storage.events.history import name_range, recorded_payloads
 from server.storage.events.reading import EventFilter
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from registry.inference import Finding
+    from registry.inference.inference import Finding
     from server.auth.caller import Caller
     from server.sharing.loop_time import LoopTime
     from server.storage.database import Database

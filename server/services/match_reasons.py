@@ -27,7 +27,7 @@ from automation.conditions.condition import Condition
 from automation.conditions.values import Verdict
 from automation.matcher import EVENT_COST, EVENT_MATCHES, Matcher, MatchingLimit
 from automation.run_store import entries_before
-from registry.page_sizes import PAGE_CHARACTERS
+from registry.sql.page_sizes import PAGE_CHARACTERS
 from server.sharing.work_thread import SLICE_SECONDS
 from server.storage.projects.heads import automations_version
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid_utils import uuid7
 
 from registry.names import given_name_problem
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.errors import InvalidArgument, KeyInvalid, ProjectNotFound
 from server.model import UNLIMITED, Project, Quota, Rules
 from server.storage.projects import deletion as project_deletion

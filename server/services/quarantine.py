@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from uuid_utils import uuid7
 
 from registry.errors import RowUnreadable, SignalboxError
-from registry.timestamps import format_millis
-from registry.unreadable_rows import UNREADABLE_ROWS
+from registry.sql.unreadable_rows import UNREADABLE_ROWS
+from registry.times.timestamps import format_millis
 from server.audit.audited_changes import AuditedValues
 from server.errors import InvalidArgument, ProjectRateExceeded, RefusedEventNotFound, ServiceError
 from server.ingest.draft import Draft

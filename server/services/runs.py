@@ -15,7 +15,7 @@ from automation.run_pages import RunFilter, list_runs
 from automation.runs import Wait
 from registry.log_ids import position_of
 from registry.names import check_event_name
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.errors import InvalidArgument
 from server.services.automations import check_condition, parse_ahead
 from server.storage.clock import transaction_time

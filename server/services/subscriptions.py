@@ -12,7 +12,7 @@ from automation.errors import SubscriptionNotFound
 from automation.subscriptions import parked_matches, push_store, store
 from automation.subscriptions.push import PushChanges, change_push, make_secret
 from automation.subscriptions.values import SubscriptionStats
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.audit.audited_changes import AuditedChanges, AuditedValues
 from server.delivery.start_points import resolve_start
 from server.delivery.subscription_status import ConsumerStatus, SubscriptionStatus

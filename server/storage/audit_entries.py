@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from registry.bounded_pages import EXAMINED_ROWS, last_examined_key
-from registry.text_columns import after_damaged, as_text
-from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
+from registry.sql.bounded_pages import EXAMINED_ROWS, last_examined_key
+from registry.sql.text_columns import after_damaged, as_text
+from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from server.model import AuditEntry
 from server.storage.address_search import AddressSearch
 from server.storage.damaged_text import bound_text, to_text
@@ -82,7 +82,7 @@ def entry_page(
     """Return up to `limit` entries after an id in the order of the list, newest first by default.
 
     Also return the id after which the next page begins, empty at the end. A page may be short
-    (`registry.bounded_pages`).
+    (`registry.sql.bounded_pages`).
     """
     ordered = _entry.id.asc() if oldest_first else _entry.id.desc()
     examined = _examined(wanted)

@@ -1,6 +1,6 @@
 """The time by which a server measures leases, retries and waits, and dates what it records.
 
-    SQLite        the clock of the process, which follows no step of the system clock (`registry.steady_clock`)
+    SQLite        the clock of the process, which follows no step of the system clock (`registry.times.steady_clock`)
     PostgreSQL    the clock of the database, which all its servers share, read in the transaction that uses it
 
 Between transactions a server on PostgreSQL estimates the time of the database, to know when the next lease ends.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -10,13 +10,13 @@ import sqlalchemy as sa
 
 from automation.bulk import chunks
 from automation.unused_keys import first_unused_key
-from registry.bounded_pages import EXAMINED_LOG_ROWS, last_examined_key
 from registry.errors import RowUnreadable
 from registry.etags import check_etag
-from registry.name_search import name_contains
-from registry.page_sizes import read_page
-from registry.text_columns import as_text
-from registry.unreadable_rows import load_reported
+from registry.sql.bounded_pages import EXAMINED_LOG_ROWS, last_examined_key
+from registry.sql.name_search import name_contains
+from registry.sql.page_sizes import read_page
+from registry.sql.text_columns import as_text
+from registry.sql.unreadable_rows import load_reported
 from server.errors import ContactNotFound
 from server.model import Contact
 from server.storage.tables import contact, event
@@ -128,7 +128,7 @@ def contact_page(
     """Return a page of the live contacts older than `before_id`, newest first.
 
     Also return the id of the contact after which the next page begins, empty if none. With a search, a page may be
-    short (`registry.bounded_pages`).
+    short (`registry.sql.bounded_pages`).
     """
     query = sa.select(*_COLUMNS).where(_found(project_pk, search)).order_by(contact.c.id.desc())
     older = [contact.c.id < before_id] if before_id else []

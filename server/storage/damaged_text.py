@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import sqlalchemy as sa
 
 from registry.errors import RowUnreadable, SignalboxError
-from registry.stored_json import DamagedObject
-from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, describe_error
+from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, describe_error
+from registry.values.stored_json import DamagedObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -36,7 +36,7 @@ class Package:
 PACKAGES: Final = (
     Package("conditions", ("automation/conditions/*.py",)),
     Package("automation", ("automation/*.py", "automation/deletion/*.py", "automation/subscriptions/*.py")),
-    Package("registry", ("registry/*.py", "registry/codegen/*.py")),
+    Package("registry", ("registry/**/*.py",)),
     Package(
         "server",
         (

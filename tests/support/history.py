@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ from automation.automations import Automation, AutomationState, EntryRule
 from automation.matches import Match, MatchFilter, MatchKind
 from automation.runs import Run, RunStatus, Wait
 from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription
-from registry.coercion import Coercion, CoercionKind
-from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
+from registry.coercion.validation import Coercion, CoercionKind
+from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from server.model import Event
 from server.rpc.messages.events import event_message
 from server.rpc.messages.structs import depth_of

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from registry.coercion import CoercedPayload, compile_schema
+from registry.coercion.validation import CoercedPayload, compile_schema
+from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.errors import PayloadRejected
-from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from tests.support import boundaries
 
 if TYPE_CHECKING:
-    from registry.values import JSON
+    from registry.values.plain_json import JSON
 
 STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType
 ITEM_TYPES = [each for each in PropertyType if each is not ANY]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
-from registry.definitions import NewDefinition
-from registry.store import create_definition
-from registry.timestamps import now_micros
+from registry.definitions.event_definitions import NewDefinition
+from registry.storage.definition_store import create_definition
+from registry.times.timestamps import now_micros
 from server.app import storage as app_storage
 from server.auth.access import digest_of
 from server.bridge.dialects import DIALECTS

@@ -6,7 +6,7 @@ import asyncio
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from tests.support.history import Delivered, Opening, Said, seen
 from tests.support.receiver import answer
 

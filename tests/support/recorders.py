@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.consumers import PARK, RETRY, SKIP, get, seconds
 from tests.support.history import (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import strategies as st
 
-from registry.field_numbers import NO_LAYOUT, WireType, next_layout
-from registry.schema import Property, PropertyType, Schema
+from registry.codegen.field_numbers import NO_LAYOUT, WireType, next_layout
+from registry.definitions.schema import Property, PropertyType, Schema
 from server.rpc.messages.descriptors import message_class
 from server.rpc.messages.structs import write_struct, write_value
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from registry.field_numbers import Field, MessageLayout
+    from registry.codegen.field_numbers import Field, MessageLayout
 
 HOSTILE = [
     *(

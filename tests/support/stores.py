@@ -15,7 +15,7 @@ import asyncpg
 import sqlalchemy as sa
 
 from automation.subscriptions import tables as subscription_tables
-from registry import tables as registry_tables
+from registry.storage import tables as registry_tables
 from server.storage import migrations
 from server.storage import tables as server_tables
 from server.storage.migrations import migrate

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from registry import timestamps
+from registry.times import timestamps
 from server.ingest import group_commit
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Struct
 
-from registry.json_values import EVENT_BUDGET, json_violation, payload_violation, read_json
-from registry.timestamps import parse_rfc3339
+from registry.times.timestamps import parse_rfc3339
+from registry.values.json_values import EVENT_BUDGET, json_violation, payload_violation, read_json
 from server.cli.arguments.enums import PROPERTY_TYPE
 from server.cli.arguments.value_parsers import retention, seconds
 from server.rpc.messages.structs import write_struct

@@ -10,8 +10,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from registry.json_values import json_violation
-from registry.timestamps import parse_rfc3339
+from registry.times.timestamps import parse_rfc3339
+from registry.values.json_values import json_violation
 from server.cli.arguments.message_parsers import to_struct
 from server.rpc.messages.times import timestamp
 from signalbox.v1 import event_ingest_pb2 as pb

@@ -12,7 +12,7 @@ from functools import cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from registry.coercion import compile_schema
+from registry.coercion.validation import compile_schema
 from registry.errors import PayloadRejected
 from server.cli.arguments.message_parsers import to_struct
 from server.cli.definitions.documents import read_definitions
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct
     from yaml import Node
 
-    from registry.coercion import Coercer, Coercion
+    from registry.coercion.validation import Coercer, Coercion
     from registry.errors import Violation
 
 _FILE: Final = ("definitions", "cases")

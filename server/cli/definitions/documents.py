@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Final
 from click import BadParameter
 from yaml import ScalarNode
 
-from registry.errors import InvalidName, InvalidSchema
-from registry.names import check_event_name
-from registry.schema import (
+from registry.definitions.schema import (
     CoercionMode,
     Compatibility,
     Property,
@@ -20,6 +18,8 @@ from registry.schema import (
     UnknownProperties,
     check_schema,
 )
+from registry.errors import InvalidName, InvalidSchema
+from registry.names import check_event_name
 from server.cli.arguments.message_parsers import definition_retention
 from server.cli.definitions.yaml_files import (
     Entry,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.proto_names import file_stem
+from registry.codegen.proto_names import file_stem
 from server.cli.arguments.options import option
 from server.cli.arguments.value_parsers import FilePath
 from server.cli.client.pagination import list_all

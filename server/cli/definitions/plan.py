@@ -186,7 +186,7 @@ async def _step(session: Session, document: DefinitionDocument, current: pb.Even
 
 def _check_room(current: pb.EventDefinition | None, size: int) -> None:
     """Raise Failure if the plan exceeds the limit of definitions; the server checks each step alone."""
-    from registry.store import MAX_LIVE_DEFINITIONS  # SQLAlchemy is slow to import
+    from registry.storage.definition_store import MAX_LIVE_DEFINITIONS  # SQLAlchemy is slow to import
 
     if current is None and size > MAX_LIVE_DEFINITIONS:
         error = TooManyDefinitions(MAX_LIVE_DEFINITIONS)

@@ -15,9 +15,9 @@ from yaml import MappingNode, MarkedYAMLError, Node, SafeLoader, ScalarNode, Seq
 from yaml.events import AliasEvent
 from yaml.reader import ReaderError
 
-from registry.json_values import HALF_A_PAIR, OUT_OF_RANGE
 from registry.suggestions import Suggestions
-from registry.values import describe
+from registry.values.json_values import HALF_A_PAIR, OUT_OF_RANGE
+from registry.values.plain_json import describe
 from server.cli.errors import Failure
 from server.cli.output.tables import printable
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from registry.values import JSON
+    from registry.values.plain_json import JSON
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")

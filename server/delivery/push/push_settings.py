@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 from automation.errors import InvalidSubscription
 from automation.subscriptions.push import checked
 from registry.errors import Violation
-from registry.timestamps import format_millis, now_micros
+from registry.times.timestamps import format_millis, now_micros
 from server.delivery.push.responses import PushFailed
 from server.delivery.push.sender import PushSender
 

@@ -35,7 +35,7 @@ from automation.subscriptions.push_store import (
     release_pushes,
     write_attempts,
 )
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.delivery.push.session import PushSession
 from server.delivery.push.shares import PushClaim, keys_to_ask_for
 from server.process.recurring import RETRY_SECONDS, Recurring

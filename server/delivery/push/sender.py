@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from automation.subscriptions.push import PushAttempt
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.delivery.push.outcomes import PushOutcome, outcome_of
 from server.delivery.push.responses import PushFailed, PushWithdrawn
 from server.delivery.push.signing import Signer

@@ -30,8 +30,8 @@ import structlog
 
 from automation.subscriptions.push import PushAttempt
 from automation.subscriptions.values import Ack, Extend, Nack, TakeOver
-from registry.timestamps import now_micros
-from registry.unreadable_rows import UNREADABLE, describe_error
+from registry.sql.unreadable_rows import UNREADABLE, describe_error
+from registry.times.timestamps import now_micros
 from server.current_call.context import as_server
 from server.delivery.consumer import Consumer
 from server.delivery.loading import load_deliveries, parking

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.unreadable_rows import load_reported
+from registry.sql.unreadable_rows import load_reported
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import read_timestamp, timestamp
 from server.storage.audit_entries import AuditFilter

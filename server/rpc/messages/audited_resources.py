@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from automation.automations import Automation
-from registry.definitions import EventDefinition
+from registry.definitions.event_definitions import EventDefinition
 from server.audit.audited_changes import MAX_CONTENT_BYTES, AuditedResource
 from server.delivery.subscription_status import SubscriptionStatus
 from server.model import ApiKey, Contact, Project

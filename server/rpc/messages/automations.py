@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from automation.automations import AutomationChanges, NewAutomation
-from registry.json_values import AUTOMATION_BUDGET, RUN_BUDGET
+from registry.values.json_values import AUTOMATION_BUDGET, RUN_BUDGET
 from server.rpc.messages.enums import AUTOMATION_STATE, ENTRY_RULE, RUN_STATUS
 from server.rpc.messages.structs import read_struct, write_struct
 from server.rpc.messages.times import timestamp

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from registry.coercion import compile_schema
+from registry.coercion.validation import compile_schema
+from registry.definitions.schema import MAX_PROPERTIES, MAX_SUGGESTED_VALUES, Property, Schema
 from registry.errors import InvalidSchema, PayloadRejected, Violation
-from registry.schema import MAX_PROPERTIES, MAX_SUGGESTED_VALUES, Property, Schema
 from server.current_call.personal_access import shown_violations
 from server.errors import InvalidArgument
 from server.rpc.messages.enums import COERCION_MODE, COMPATIBILITY, DIRECTION, PROPERTY_TYPE, UNKNOWN_PROPERTIES
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.struct_pb2 import Struct
 
-    from registry.compatibility import Incompatibility
-    from registry.definitions import EventDefinition, Revision
+    from registry.compatibility.comparison import Incompatibility
+    from registry.definitions.event_definitions import EventDefinition, Revision
     from server.services.definitions import CompatibilityVerdict, Dependent
 
 

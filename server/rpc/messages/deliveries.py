@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from uuid_utils import uuid7
 
 from automation.subscriptions.values import Ack, Extend, Nack, SettleOutcome
-from registry.unreadable_rows import UNREADABLE, describe_error
+from registry.sql.unreadable_rows import UNREADABLE, describe_error
 from server.delivery.consumer import DEFAULT_OUTSTANDING, MAX_OUTSTANDING
 from server.delivery.consumer_session import (
     DeliveryBatch,

@@ -10,9 +10,9 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
+from registry.codegen.field_numbers import WireType
+from registry.codegen.proto_names import LANGUAGE_OPTIONS, PACKAGE, file_name, message_name
 from registry.codegen.proto_text import imports, proto_text
-from registry.field_numbers import WireType
-from registry.proto_names import LANGUAGE_OPTIONS, PACKAGE, file_name, message_name
 from server.paging import MAX_RESPONSE_BYTES
 from server.rpc.messages.response_size import size_of
 from signalbox.v1 import event_definitions_pb2 as pb
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
-    from registry.field_numbers import Field, MessageLayout
+    from registry.codegen.field_numbers import Field, MessageLayout
     from server.paging import Page
     from server.services.generated_types import GeneratedType
 

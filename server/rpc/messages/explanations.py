@@ -8,7 +8,7 @@ import msgspec
 from uuid_utils import uuid7
 
 from automation.conditions.tracing import MAX_SHOWN, Shown
-from registry.json_values import CONTACT_BUDGET, MAX_DEPTH
+from registry.values.json_values import CONTACT_BUDGET, MAX_DEPTH
 from server.paging import MAX_RESPONSE_BYTES
 from server.rpc.messages.enums import REASON_KIND, VERDICT
 from server.rpc.messages.events import write_coercion, write_event, write_violation

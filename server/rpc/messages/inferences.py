@@ -11,7 +11,7 @@ from server.services.inferences import InferenceSource
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
-    from registry.inference import Finding
+    from registry.inference.inference import Finding
     from server.services.inferences import Inferred
 
 INFERENCE_SOURCE = EnumMap(pb.InferenceSource, "INFERENCE_SOURCE_", InferenceSource)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from automation.matches import MatchKind
-from registry.json_values import MAX_DEPTH
+from registry.values.json_values import MAX_DEPTH
 from server.rpc.messages.encoding import NAMES, VARINTS, sized_text, sized_time, tags, to_bytes
 from server.rpc.messages.enums import MATCH_KIND
 from server.rpc.messages.events import encoded_event

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from automation.matches import MatchKind
-from registry.json_values import MAX_DEPTH
+from registry.values.json_values import MAX_DEPTH
 from server.paging import MAX_RESPONSE_BYTES
 from server.rpc.messages.enums import View
 from server.rpc.messages.events import write_error, write_event

@@ -15,16 +15,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
-from registry.json_values import EVENT_BUDGET, number_problem, too_deep, too_large, too_many, value_path, violation_at
 from registry.paths import property_path
-from registry.stored_json import clamped
+from registry.values.json_values import (
+    EVENT_BUDGET,
+    number_problem,
+    too_deep,
+    too_large,
+    too_many,
+    value_path,
+    violation_at,
+)
+from registry.values.stored_json import clamped
 from server.errors import InvalidArgument
 from server.rpc.messages.encoding import NAMES, VARINTS, sized_text, tags, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from registry.json_values import PayloadBudget
+    from registry.values.json_values import PayloadBudget
 
 NO_KIND: Final = "is a google.protobuf.Value without a kind; for null, set null_value"
 """The fault of a Value that a client left empty, often by a misspelled field, to follow its path."""

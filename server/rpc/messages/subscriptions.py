@@ -17,7 +17,7 @@ from automation.subscriptions.values import (
     ParkedSelection,
     Subscription,
 )
-from registry.unreadable_rows import UNREADABLE
+from registry.sql.unreadable_rows import UNREADABLE
 from server.delivery.recent_matches import LoadedMatch
 from server.errors import InvalidArgument
 from server.rpc.messages.enums import DELIVERY_ORDER, PARKING_CAUSE

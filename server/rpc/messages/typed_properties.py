@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 
-from registry.field_numbers import WireType
-from registry.json_values import EVENT_BUDGET, too_large, too_many, value_path
+from registry.codegen.field_numbers import WireType
 from registry.paths import ROOT
+from registry.values.json_values import EVENT_BUDGET, too_large, too_many, value_path
 from server.errors import InvalidArgument
 from server.rpc.messages.descriptors import message_class
 from server.rpc.messages.structs import read_number, read_pending, read_value
@@ -17,8 +17,8 @@ from server.rpc.messages.structs import read_number, read_pending, read_value
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from registry.field_numbers import Field, MessageLayout
-    from registry.schema import Property, Schema
+    from registry.codegen.field_numbers import Field, MessageLayout
+    from registry.definitions.schema import Property, Schema
     from server.rpc.messages.structs import Pending
     from server.services.generated_types import GeneratedTypes, RevisionKey
     from signalbox.v1 import event_ingest_pb2 as pb

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from automation.matches import MatchFilter
 from automation.subscriptions.store import MAX_FILTER_LABELS, MAX_FILTER_NAMES
-from registry.unreadable_rows import UNREADABLE, describe_error
+from registry.sql.unreadable_rows import UNREADABLE, describe_error
 from server.delivery.match_reader import SharedUpdate, WatchQuery, log_unreadable
 from server.delivery.recent_matches import RecentMatch
 from server.delivery.start_points import AfterPosition, Cursor, LogEnd, Since, make_cursor

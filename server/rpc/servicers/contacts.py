@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from registry.json_values import CONTACT_BUDGET
+from registry.values.json_values import CONTACT_BUDGET
 from server.errors import ContactRequired
 from server.paging import PageRequest
 from server.process.shutdown import until

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from registry.definitions import NewDefinition
-from registry.schema import check_schema
-from registry.store import DefinitionChanges
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import check_schema
+from registry.storage.definition_store import DefinitionChanges
 from server.errors import InvalidArgument
 from server.paging import PageRequest
 from server.rpc.messages.backtests import read_scope, write_backtest
@@ -30,7 +30,7 @@ from server.rpc.messages.structs import write_struct
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
-    from registry.schema import Schema
+    from registry.definitions.schema import Schema
     from server.auth.caller import Caller
     from server.rpc.transport import Send
     from server.services.backtests import Backtests

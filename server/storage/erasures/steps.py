@@ -21,9 +21,9 @@ import sqlalchemy as sa
 from automation.bulk import among, execute_many, packed
 from automation.deletion.erasing import ErasedRuns, drop_deliveries, erase_runs
 from automation.unused_keys import unused_key
-from registry.personal import keep_not_personal
-from registry.store import get_definition
-from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
+from registry.personal.personal import keep_not_personal
+from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
+from registry.storage.definition_store import get_definition
 from server.errors import ContactNotFound
 from server.model import Erasure
 from server.storage.damaged_text import is_damaged, reading_damaged_text, to_valid_text
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from registry.schema import Property
+    from registry.definitions.schema import Property
 
 _pending = contact_erasure.c
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from registry.page_sizes import PAGE_CHARACTERS, rows_at_once
-from registry.reverse_coercion import undo
-from registry.unreadable_rows import load_object
+from registry.coercion.reverse import undo
+from registry.sql.page_sizes import PAGE_CHARACTERS, rows_at_once
+from registry.sql.unreadable_rows import load_object
 from server.storage.events.reading import log_head, position_at, position_range, read_coercions
 from server.storage.tables import contact, event
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from registry.definitions import EventDefinition
+    from registry.definitions.event_definitions import EventDefinition
     from server.storage.events.reading import EventFilter
 
 RECENT_EVENTS: Final = 10_000

@@ -9,8 +9,8 @@ A range of times of receipt is a range of positions. Within it, the candidates f
 
 No index has `occurred_at`, which the sender chooses, and the index of events without a contact, by address, has no
 names. So a filter by these examines that number of candidates and drops those that do not pass: the page may be shorter
-than requested, and the next one continues where it ended (`registry.bounded_pages`). Otherwise every candidate belongs
-to the page.
+than requested, and the next one continues where it ended (`registry.sql.bounded_pages`). Otherwise every candidate
+belongs to the page.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from automation.bulk import among, packed
-from registry.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS
-from registry.page_sizes import read_page
+from registry.sql.bounded_pages import EXAMINED_LOG_ROWS, EXAMINED_ROWS
+from registry.sql.page_sizes import read_page
 from server.storage.contacts import contact_key
 from server.storage.events.by_contact import PositionRange, positions_of_contact
 from server.storage.events.reading import EVENTS, event_ids, log_head, position_range, to_event

@@ -16,13 +16,13 @@ import sqlalchemy as sa
 
 from automation.bulk import among, packed
 from automation.prepared_statements import PreparedList
-from registry.coercion import Coercion
-from registry.json_values import MAX_DEPTH
+from registry.coercion.validation import Coercion
 from registry.log_ids import position_of
-from registry.stored_json import load_nested
-from registry.text_columns import as_text, text_of
-from registry.timestamps import check_instant
-from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
+from registry.sql.text_columns import as_text, text_of
+from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
+from registry.times.timestamps import check_instant
+from registry.values.json_values import MAX_DEPTH
+from registry.values.stored_json import load_nested
 from server.errors import EventNotFound
 from server.model import Event
 from server.storage.tables import contact, event, project_head

@@ -16,7 +16,7 @@ from sqlalchemy import delete, exists, select
 
 from automation.bulk import among, packed
 from automation.tables import WAITING, automation_match, hidden_from_planner, run
-from registry.tables import RETAINED, event_definition
+from registry.storage.tables import RETAINED, event_definition
 from server.storage.events.reading import log_head, position_at
 from server.storage.tables import event, project
 

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from registry.timestamps import now_micros
+from registry.times.timestamps import now_micros
 from server.errors import StorageError
 from server.storage.schema_changes import PROGRESS_SECONDS, SchemaChangeFailed
 

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from automation import tables as automation_tables
 from automation.subscriptions import tables as subscription_tables
-from registry import tables as registry_tables
 from registry.etags import check_etag
+from registry.storage import tables as registry_tables
 from server.errors import KeyInvalid
 from server.storage import tables
 from server.storage.projects.heads import lock_heads

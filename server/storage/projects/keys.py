@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from automation.bulk import chunks
-from registry.text_columns import as_text, text_of
+from registry.sql.text_columns import as_text, text_of
 from server.errors import KeyNotFound, SecretInUse
 from server.model import ApiKey, Dialect, Scope
 from server.storage.projects.projects import kept, lock_names

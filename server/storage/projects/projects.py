@@ -8,8 +8,8 @@ import sqlalchemy as sa
 
 from automation.unused_keys import unused_key
 from registry.etags import check_etag
-from registry.text_columns import as_text
-from registry.unreadable_rows import UNREADABLE_ROWS
+from registry.sql.text_columns import as_text
+from registry.sql.unreadable_rows import UNREADABLE_ROWS
 from server.errors import KeyInvalid, ProjectAlreadyExists, ProjectNotFound
 from server.model import (
     UNLIMITED,

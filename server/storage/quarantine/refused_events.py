@@ -23,8 +23,8 @@ from registry.errors import (
     Violation,
 )
 from registry.log_ids import LogIds
-from registry.timestamps import check_instant
-from registry.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
+from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
+from registry.times.timestamps import check_instant
 from server.errors import RefusedEventNotFound
 from server.storage.damaged_text import bound_text, is_damaged, reading_damaged_text, to_valid_text
 from server.storage.events.appending import Appender

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
-from registry.bounded_pages import EXAMINED_ROWS, last_examined_key
-from registry.page_sizes import read_page
+from registry.sql.bounded_pages import EXAMINED_ROWS, last_examined_key
+from registry.sql.page_sizes import read_page
 from server.storage.address_search import AddressSearch
 from server.storage.damaged_text import bound_text, is_damaged, reading_damaged_text, to_text, to_valid_text
 from server.storage.quarantine.refused_events import (

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from registry.definitions import NewDefinition
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.errors import Violation
-from registry.json_values import CONTACT_BUDGET
-from registry.schema import Property, PropertyType, Schema, UnknownProperties
-from registry.store import DefinitionChanges
-from registry.timestamps import format_millis, parse_iso8601
+from registry.storage.definition_store import DefinitionChanges
+from registry.times.timestamps import format_millis, parse_iso8601
+from registry.values.json_values import CONTACT_BUDGET
 from server.bridge.dialects.arsel import bodies
 from server.bridge.dialects.arsel.errors import SEND
 from server.bridge.fields import FLAT_TYPES
@@ -39,7 +39,7 @@ from server.services.contacts import ContactRef
 from server.services.emails import normalize_email
 
 if TYPE_CHECKING:
-    from registry.definitions import EventDefinition
+    from registry.definitions.event_definitions import EventDefinition
     from server.bridge.operations import Services
     from server.model import Contact
 

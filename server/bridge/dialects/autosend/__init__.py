@@ -6,7 +6,7 @@ event must exist.
 
 from __future__ import annotations
 
-from registry.timestamps import format_millis
+from registry.times.timestamps import format_millis
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.autosend.bodies import ErrorAnswer, EventLog, EventLogAnswer
 from server.bridge.dialects.autosend.endpoints import ROUTES, RULES, read_event

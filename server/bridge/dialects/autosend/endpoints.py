@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from registry.definitions import NewDefinition
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import Property, PropertyType, Schema
 from registry.errors import Violation
-from registry.schema import Property, PropertyType, Schema
-from registry.store import DefinitionChanges
-from registry.timestamps import format_millis
+from registry.storage.definition_store import DefinitionChanges
+from registry.times.timestamps import format_millis
 from server.bridge.dialects.autosend import bodies
 from server.bridge.dialects.autosend.errors import CONTACT, SEND
 from server.bridge.errors import RuleBroken
@@ -38,7 +38,7 @@ from server.services.contacts import ContactRef
 from server.services.emails import normalize_email
 
 if TYPE_CHECKING:
-    from registry.definitions import EventDefinition
+    from registry.definitions.event_definitions import EventDefinition
     from server.bridge.operations import Services
     from server.model import Contact
 

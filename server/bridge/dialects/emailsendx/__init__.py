@@ -6,7 +6,7 @@ the name, the data are validated all the same.
 
 from __future__ import annotations
 
-from registry.timestamps import format_seconds
+from registry.times.timestamps import format_seconds
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.emailsendx.bodies import ErrorAnswer, Fired, FiredAnswer
 from server.bridge.dialects.emailsendx.endpoints import ROUTES, RULES, read_event

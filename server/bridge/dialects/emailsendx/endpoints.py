@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from automation.matches import MatchKind
-from registry.json_values import PayloadBudget
-from registry.timestamps import format_seconds
+from registry.times.timestamps import format_seconds
+from registry.values.json_values import PayloadBudget
 from server.bridge.dialects.emailsendx import bodies
 from server.bridge.messages import Request, Response
 from server.bridge.operations import contact_properties, named_texts, other_properties

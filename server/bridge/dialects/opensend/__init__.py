@@ -6,7 +6,7 @@ definition are accepted, and contacts of unknown addresses are created at once.
 
 from __future__ import annotations
 
-from registry.timestamps import format_millis
+from registry.times.timestamps import format_millis
 from server.bridge.dialect import DemoCall, DemoEvent, RestDialect
 from server.bridge.dialects.opensend.bodies import Delivery, ErrorAnswer, Sent
 from server.bridge.dialects.opensend.endpoints import ROUTES

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from automation.automation_store import AutomationFilter
 from automation.automations import AutomationChanges, AutomationState, NewAutomation
-from registry.json_values import AUTOMATION_BUDGET, with_doubles
-from registry.timestamps import format_millis
+from registry.times.timestamps import format_millis
+from registry.values.json_values import AUTOMATION_BUDGET, with_doubles
 from server.bridge.dialects.opensend import automation_bodies as bodies
 from server.bridge.dialects.opensend.documents import (
     check_connections,

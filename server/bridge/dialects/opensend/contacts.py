@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.timestamps import format_millis
+from registry.times.timestamps import format_millis
 from server.bridge.dialects.opensend import bodies
 from server.bridge.dialects.opensend.validation import BodyReader
 from server.bridge.messages import Request, Response

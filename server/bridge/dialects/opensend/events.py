@@ -10,9 +10,9 @@ from msgspec import UNSET
 
 from automation.errors import AutomationNotFound
 from automation.matches import MatchKind
-from registry.definitions import NewDefinition
-from registry.store import DefinitionChanges
-from registry.timestamps import format_millis
+from registry.definitions.event_definitions import NewDefinition
+from registry.storage.definition_store import DefinitionChanges
+from registry.times.timestamps import format_millis
 from server.bridge.dialects.opensend import bodies
 from server.bridge.dialects.opensend.names import check_event_name, is_reserved
 from server.bridge.dialects.opensend.runs import run_data, started_run
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from automation.automations import Automation
     from automation.matches import Match
-    from registry.definitions import EventDefinition
-    from registry.schema import Schema
+    from registry.definitions.event_definitions import EventDefinition
+    from registry.definitions.schema import Schema
     from server.bridge.dialects.opensend.automation_bodies import RunData
     from server.bridge.operations import Services
 

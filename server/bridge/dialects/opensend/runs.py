@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from automation.matches import MatchKind
 from automation.runs import RunStatus
-from registry.timestamps import format_millis
+from registry.times.timestamps import format_millis
 from server.bridge.dialects.opensend import automation_bodies as bodies
 from server.bridge.dialects.opensend.documents import step_after_wait
 from server.bridge.dialects.opensend.validation import BodyReader, Violations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from registry.schema import MAX_DEPTH, CoercionMode, Property, PropertyType, Schema, UnknownProperties
+from registry.definitions.schema import MAX_DEPTH, CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from server.bridge.operations import accepts_everything
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import UNSET
 
-from registry.definitions import NewDefinition
-from registry.json_values import CONTACT_BUDGET
-from registry.schema import Property, PropertyType, Schema, UnknownProperties
-from registry.store import DefinitionChanges
+from registry.definitions.event_definitions import NewDefinition
+from registry.definitions.schema import Property, PropertyType, Schema, UnknownProperties
+from registry.storage.definition_store import DefinitionChanges
+from registry.values.json_values import CONTACT_BUDGET
 from server.bridge.dialects.resend import bodies
 from server.bridge.errors import RuleBroken
 from server.bridge.fields import FLAT_TYPES, is_uuid
@@ -40,7 +40,7 @@ from server.services.emails import normalize_email
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from registry.definitions import EventDefinition
+    from registry.definitions.event_definitions import EventDefinition
     from server.bridge.operations import Services
     from server.model import Contact
 

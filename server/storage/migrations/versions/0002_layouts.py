@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from alembic import op
 
-from registry.field_numbers import NO_LAYOUT, layout_to_json, next_layout
-from registry.schema import schema_from_json
+from registry.codegen.field_numbers import NO_LAYOUT, layout_to_json, next_layout
+from registry.definitions.schema import schema_from_json
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -1,4 +1,4 @@
-"""The SQL of event definitions; `registry.revision_store` has that of their revisions.
+"""The SQL of event definitions; `registry.storage.revision_store` has that of their revisions.
 
 Every function takes an open connection and neither begins nor ends a transaction. Writers read before they write
 (is the name free? is the etag current?), so the caller lets only one transaction at a time write the definitions of a
@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import UNSET, UnsetType
 from sqlalchemy import and_, func, insert, or_, select, update
 
-from registry.compatibility import check_compatibility
-from registry.definitions import EventDefinition
+from registry.compatibility.comparison import check_compatibility
+from registry.definitions.event_definitions import EventDefinition
+from registry.definitions.schema import (
+    MAX_DESCRIPTION_LENGTH,
+    Compatibility,
+    check_schema,
+    same_schema,
+    schema_from_json,
+)
 from registry.errors import (
     DefinitionAlreadyExists,
     DefinitionDeleted,
@@ -27,28 +34,21 @@ from registry.errors import (
     TooManyRevisions,
 )
 from registry.etags import check_etag
-from registry.name_search import name_contains
 from registry.names import check_event_name
-from registry.page_sizes import read_page
-from registry.revision_store import LATEST, get_revision, insert_revision, list_revisions
-from registry.schema import (
-    MAX_DESCRIPTION_LENGTH,
-    Compatibility,
-    check_schema,
-    same_schema,
-    schema_from_json,
-)
+from registry.sql.name_search import name_contains
+from registry.sql.page_sizes import read_page
+from registry.sql.text_columns import as_text, text_of
+from registry.sql.unreadable_rows import load_word
+from registry.storage.revision_store import LATEST, get_revision, insert_revision, list_revisions
+from registry.storage.tables import event_definition, event_definition_revision
 from registry.suggestions import Suggestions
-from registry.tables import event_definition, event_definition_revision
-from registry.text_columns import as_text, text_of
-from registry.unreadable_rows import load_word
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
-    from registry.compatibility import Incompatibility
-    from registry.definitions import NewDefinition
-    from registry.schema import Schema
+    from registry.compatibility.comparison import Incompatibility
+    from registry.definitions.event_definitions import NewDefinition
+    from registry.definitions.schema import Schema
 
 MAX_LIVE_DEFINITIONS: Final = 100
 """The most live definitions of one project."""

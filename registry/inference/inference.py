@@ -26,12 +26,9 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from registry.coercion import compile_schema
-from registry.coercion_table import date_from_string, number_from_string
-from registry.errors import PayloadRejected
-from registry.names import name_problem
-from registry.paths import ROOT, property_path, without_indexes
-from registry.schema import (
+from registry.coercion.table import date_from_string, number_from_string
+from registry.coercion.validation import compile_schema
+from registry.definitions.schema import (
     MAX_DEPTH,
     MAX_PROPERTIES,
     MAX_SUGGESTED_VALUE_LENGTH,
@@ -40,6 +37,9 @@ from registry.schema import (
     Schema,
     UnknownProperties,
 )
+from registry.errors import PayloadRejected
+from registry.names import name_problem
+from registry.paths import ROOT, property_path, without_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

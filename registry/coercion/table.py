@@ -1,8 +1,8 @@
 """The coercion table: the result of each JSON kind in a property of each type.
 
-`TABLE` is the only definition of these rules: `registry.coercion` compiles it, `registry.compatibility` compares its
-converters, `docs/coercion.md` is generated from it and the tests run its examples. A kind of value without a
-`Conversion` is rejected.
+`TABLE` is the only definition of these rules: `registry.coercion.validation` compiles it,
+`registry.compatibility.comparison` compares its converters, `docs/coercion.md` is generated from it and the tests run
+its examples. A kind of value without a `Conversion` is rejected.
 
 In every converter and example None means rejected: no declared property ever becomes null.
 """
@@ -17,9 +17,9 @@ from math import isfinite
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from registry.schema import CoercionMode, PropertyType
-from registry.timestamps import MAX_MICROS, MIN_MICROS, format_millis, parse_date, parse_rfc3339
-from registry.values import JSON, canonical_number, number_text
+from registry.definitions.schema import CoercionMode, PropertyType
+from registry.times.timestamps import MAX_MICROS, MIN_MICROS, format_millis, parse_date, parse_rfc3339
+from registry.values.plain_json import JSON, canonical_number, number_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

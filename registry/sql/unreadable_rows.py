@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from registry.errors import RowUnreadable
-from registry.stored_json import load_stored
+from registry.values.stored_json import load_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

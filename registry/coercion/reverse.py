@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.coercion import CoercionKind
+from registry.coercion.validation import CoercionKind
 from registry.names import MAX_NAME_LENGTH
 from registry.paths import path_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from registry.coercion import Coercion
-    from registry.values import JSON
+    from registry.coercion.validation import Coercion
+    from registry.values.plain_json import JSON
 
 
 def undo(properties: dict[str, JSON], coercions: Iterable[Coercion]) -> dict[str, JSON]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from registry.proto_names import comparable, message_name, pascal_name, snake_name, unique_name
-from registry.schema import Property, PropertyType, Schema
+from registry.codegen.proto_names import comparable, message_name, pascal_name, snake_name, unique_name
+from registry.definitions.schema import Property, PropertyType, Schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

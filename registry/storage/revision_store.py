@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import and_, insert, select
 
-from registry.definitions import Revision
+from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
+from registry.definitions.event_definitions import Revision
+from registry.definitions.schema import schema_from_json, schema_to_json
 from registry.errors import InvalidSchema, RevisionNotFound, Violation
-from registry.field_numbers import NO_LAYOUT, layout_from_json, layout_to_json, next_layout
-from registry.page_sizes import read_page, rows_at_once
-from registry.personal import latest_marks
-from registry.schema import schema_from_json, schema_to_json
-from registry.tables import event_definition, event_definition_revision
-from registry.text_columns import text_of
+from registry.personal.personal import latest_marks
+from registry.sql.page_sizes import read_page, rows_at_once
+from registry.sql.text_columns import text_of
+from registry.storage.tables import event_definition, event_definition_revision
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, Select
 
-    from registry.definitions import EventDefinition
-    from registry.field_numbers import MessageLayout
-    from registry.personal import Marks
-    from registry.schema import Schema
+    from registry.codegen.field_numbers import MessageLayout
+    from registry.definitions.event_definitions import EventDefinition
+    from registry.definitions.schema import Schema
+    from registry.personal.personal import Marks
 
 MAX_LAYOUT_CHARACTERS: Final = 1_000_000
 """The largest layout of a generated type as JSON: it keeps the names of all properties that ever existed."""

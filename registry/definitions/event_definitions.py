@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from registry.schema import Compatibility
+from registry.definitions.schema import Compatibility
 
 if TYPE_CHECKING:
-    from registry.schema import Schema
+    from registry.definitions.schema import Schema
 
 
 @dataclass(frozen=True, slots=True)

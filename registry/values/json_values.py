@@ -20,12 +20,12 @@ import msgspec
 
 from registry.errors import Violation
 from registry.paths import property_path
-from registry.values import canonical_number
+from registry.values.plain_json import canonical_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from registry.values import JSON
+    from registry.values.plain_json import JSON
 
 MAX_DEPTH: Final = 32
 MAX_VALUES: Final = 10_000

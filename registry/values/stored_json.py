@@ -1,4 +1,4 @@
-"""Reading stored JSON, which an earlier release may have stored with looser rules than `registry.json_values` has."""
+"""Reading stored JSON, which an earlier release may have stored by looser rules than those of `json_values.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from registry.json_values import INTEGER_DIGITS, MAX_DEPTH, all_exact, number_problem, with_numbers
+from registry.values.json_values import INTEGER_DIGITS, MAX_DEPTH, all_exact, number_problem, with_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

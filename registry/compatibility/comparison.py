@@ -22,10 +22,8 @@ from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from registry.coercion_table import TABLE, Convert, JsonKind, as_is
-from registry.errors import Violation
-from registry.paths import ROOT, property_path
-from registry.schema import (
+from registry.coercion.table import TABLE, Convert, JsonKind, as_is
+from registry.definitions.schema import (
     CoercionMode,
     Compatibility,
     Property,
@@ -34,12 +32,14 @@ from registry.schema import (
     UnknownProperties,
     without_annotations,
 )
-from registry.values import canonical_number
+from registry.errors import Violation
+from registry.paths import ROOT, property_path
+from registry.values.plain_json import canonical_number
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from registry.definitions import Revision
+    from registry.definitions.event_definitions import Revision
 
 
 MAX_FOUND: Final = 1_000

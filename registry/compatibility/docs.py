@@ -1,6 +1,6 @@
 """Generate `docs/compatibility.md`: `make docs`.
 
-Every verdict on the page is one that `registry.compatibility.compare` gives while the page is made.
+Every verdict on the page is one that `registry.compatibility.comparison.compare` gives while the page is made.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from registry.compatibility import Direction, compare
-from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
+from registry.compatibility.comparison import Direction, compare
+from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ _HEAD = """\
 # Compatibility
 
 Which changes of a schema a definition allows. This page is generated from the verdicts of
-`registry/compatibility.py` by `make docs`.
+`registry/compatibility/comparison.py` by `make docs`.
 
 | rule | a new revision is accepted if |
 |---|---|

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from registry.coercion import SENT, SENT_PERSONAL, Coercion
+from registry.coercion.validation import SENT, SENT_PERSONAL, Coercion
+from registry.definitions.schema import Property, PropertyType, UnknownProperties
 from registry.paths import path_parts
-from registry.schema import Property, PropertyType, UnknownProperties
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from registry.definitions.schema import Schema
     from registry.errors import Violation
-    from registry.schema import Schema
 
 MASK: Final = "***"
 """Stands for a value that a caller may not see."""

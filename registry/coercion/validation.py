@@ -23,18 +23,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from registry.coercion_table import PYTHON_TYPES, TABLE, JsonKind, as_is
+from registry.coercion.table import PYTHON_TYPES, TABLE, JsonKind, as_is
+from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.errors import PayloadRejected, Violation
-from registry.json_values import all_exact, with_numbers
 from registry.paths import ROOT, property_path, quoted_property
-from registry.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.suggestions import Suggestions
-from registry.values import JSON, canonical_number, describe, is_exact
+from registry.values.json_values import all_exact, with_numbers
+from registry.values.plain_json import JSON, canonical_number, describe, is_exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from registry.coercion_table import Convert
+    from registry.coercion.table import Convert
 
 MAX_VIOLATIONS: Final = 100
 """Validation of a payload stops at this many violations."""

@@ -9,20 +9,20 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from registry.coercion import compile_schema
-from registry.coercion_table import TABLE
+from registry.coercion.table import TABLE
+from registry.coercion.validation import compile_schema
+from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema
 from registry.errors import PayloadRejected
-from registry.schema import CoercionMode, Property, PropertyType, Schema
 
 if TYPE_CHECKING:
-    from registry.coercion_table import Conversion, Target
-    from registry.values import JSON
+    from registry.coercion.table import Conversion, Target
+    from registry.values.plain_json import JSON
 
 _HEAD = """\
 # Coercion
 
 What becomes of a value that is sent for a declared property. This page is generated from the table in
-`registry/coercion_table.py`, by running its examples: `make docs`.
+`registry/coercion/table.py`, by running its examples: `make docs`.
 
 A schema's `coercion` is LENIENT or STRICT. LENIENT converts values whose meaning is unambiguous. STRICT accepts only
 the JSON type itself, and for a date only an RFC 3339 date-time. In both:
@@ -44,7 +44,7 @@ infinities are rejected.
 ## Values
 
 The values of events, contacts, automations and runs, whether they are sent by REST, gRPC, generated types, the command
-line, JSON lines or YAML files. `registry/json_values.py` defines them.
+line, JSON lines or YAML files. `registry/values/json_values.py` defines them.
 
 | value | accepted | refused |
 |---|---|---|

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
-from registry.steady_clock import SteadyClock
+from registry.times.steady_clock import SteadyClock
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
@@ -43,7 +43,7 @@ _FRACTION_DIGITS = 15
 
 
 def now_micros() -> int:
-    """Return the present instant: the system clock, whose steps are not followed (`registry.steady_clock`)."""
+    """Return the present instant: the system clock, whose steps are not followed (`registry.times.steady_clock`)."""
     return _CLOCK.now()
 
 

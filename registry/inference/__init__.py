@@ -1,0 +1,3 @@
+"""Schemas proposed from payloads."""
+
+from __future__ import annotations

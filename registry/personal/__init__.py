@@ -1,0 +1,3 @@
+"""Personal properties: declared by schemas, masked in payloads."""
+
+from __future__ import annotations

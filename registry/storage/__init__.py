@@ -1,0 +1,3 @@
+"""The tables of event definitions and their revisions, and their SQL."""
+
+from __future__ import annotations
