@@ -9,7 +9,7 @@ import pytest
 from grpc import StatusCode
 
 from registry.definitions.schema import Property, PropertyType
-from registry.personal.personal import keep_not_personal
+from registry.personal.masking import keep_not_personal
 from server.services import erasures
 from server.storage import paced_writes
 from server.storage.erasures.sealing import seal_fingerprint, seal_key

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from registry.definitions.schema import MAX_PROPERTIES, Property, PropertyType, Schema, UnknownProperties, check_schema
-from registry.inference.inference import MAX_PATHS, MAX_SUGGESTED, Check, Inference
+from registry.inference.inference import MAX_PATHS, Check, Inference
+from registry.inference.places import MAX_SUGGESTED
 from tests.support.laws import examples
 
 NUMBER, STRING, DATE = PropertyType.NUMBER, PropertyType.STRING, PropertyType.DATE

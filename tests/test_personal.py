@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from registry.coercion.validation import Coercion, CoercionKind, compile_schema
 from registry.definitions.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.errors import PayloadRejected
-from registry.personal.personal import MASK, PersonalPaths, keep_personal, latest_marks
+from registry.personal.marks import keep_personal, latest_marks
+from registry.personal.masking import MASK, PersonalPaths
 from server.bridge.dialects import DIALECTS
 from server.model import Scope
 from signalbox.v1 import automations_pb2, event_definitions_pb2, event_ingest_pb2

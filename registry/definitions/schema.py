@@ -71,7 +71,7 @@ class Property:
     `properties` are the nested properties of an object or, with item_type object, of each item of an array; without
     them, every object is accepted. `item_type` is for arrays only; without it, all items are accepted.
     `suggested_values` are hints for string properties and never enforced. Values of a `personal` property are about a
-    person: see `registry.personal.personal`.
+    person: see `registry.personal.marks`.
     """
 
     name: str

@@ -13,7 +13,7 @@ from registry.codegen.field_numbers import NO_LAYOUT, layout_from_json, layout_t
 from registry.definitions.event_definitions import Revision
 from registry.definitions.schema import schema_from_json, schema_to_json
 from registry.errors import InvalidSchema, RevisionNotFound, Violation
-from registry.personal.personal import latest_marks
+from registry.personal.marks import latest_marks
 from registry.sql.page_sizes import read_page, rows_at_once
 from registry.sql.text_columns import text_of
 from registry.storage.tables import event_definition, event_definition_revision
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from registry.codegen.field_numbers import MessageLayout
     from registry.definitions.event_definitions import EventDefinition
     from registry.definitions.schema import Schema
-    from registry.personal.personal import Marks
+    from registry.personal.marks import Marks
 
 MAX_LAYOUT_CHARACTERS: Final = 1_000_000
 """The largest layout of a generated type as JSON: it keeps the names of all properties that ever existed."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from registry.definitions.schema import MAX_PROPERTIES, Schema, UnknownProperties, check_schema
 from registry.errors import DefinitionNotFound, InvalidSchema, Violation
 from registry.names import check_event_name
-from registry.personal.personal import count_properties, is_kept_personal, keep_personal, needs_marks
+from registry.personal.marks import count_properties, is_kept_personal, keep_personal, needs_marks
 from registry.storage.definition_store import MAX_LIVE_DEFINITIONS
 from registry.values.json_values import CONTACT_BUDGET
 from server.bridge.fields import is_uuid

@@ -15,7 +15,7 @@ from registry.coercion.validation import CoercedPayload, compile_schema
 from registry.definitions.schema import check_schema
 from registry.errors import PayloadRejected
 from registry.paths import without_indexes
-from registry.personal.personal import PersonalPaths
+from registry.personal.masking import PersonalPaths
 from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS
 from registry.storage import definition_store, revision_store
 from server.current_call.personal_access import personal_shown

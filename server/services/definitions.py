@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from registry.compatibility.comparison import Incompatibility
     from registry.definitions.event_definitions import EventDefinition, NewDefinition, Revision
     from registry.definitions.schema import Compatibility, Schema
-    from registry.personal.personal import Marks
+    from registry.personal.marks import Marks
     from registry.storage.definition_store import DefinitionChanges
     from server.audit.audited_changes import AuditRecorder
     from server.auth.caller import Caller

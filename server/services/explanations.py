@@ -21,7 +21,7 @@ from registry.coercion.validation import CoercedPayload, coerce_undefined
 from registry.errors import DefinitionNotFound, PayloadRejected, RevisionNotFound, RowUnreadable, Violation
 from registry.names import check_event_name
 from registry.paths import ROOT
-from registry.personal.personal import PersonalPaths
+from registry.personal.masking import PersonalPaths
 from registry.storage.definition_store import get_definition
 from registry.storage.revision_store import get_revision
 from registry.times.timestamps import now_micros

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from automation.bulk import among, execute_many, packed
 from automation.deletion.erasing import ErasedRuns, drop_deliveries, erase_runs
 from automation.unused_keys import unused_key
-from registry.personal.personal import keep_not_personal
+from registry.personal.masking import keep_not_personal
 from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
 from registry.storage.definition_store import get_definition
 from server.errors import ContactNotFound
