@@ -92,8 +92,8 @@ def to_delivery_row(row: Any) -> DeliveryRow:
     return DeliveryRow(*row)
 
 
-def write_changes(connection: Connection, subscription: Subscription, changes: Changes, now: int) -> None:
-    """Write the changes of rows, and unblock or block the matches of their contacts."""
+def write_changes(connection: Connection, subscription: Subscription, changes: Changes, now: int) -> set[int]:
+    """Write the changes of rows. Return the contacts whose next match may be unblocked (`unblocked_rows`)."""
     gone = [*changes.settled, *(row for row, _ in changes.parked)]
     if gone:
         delete_rows(connection, subscription.key, [row.match_position for row in gone])
@@ -112,7 +112,6 @@ def write_changes(connection: Connection, subscription: Subscription, changes: C
             for row in changes.changed.values()
         ]
         execute_many(connection, _CHANGE, rows)
-    unblock(connection, subscription, {row.contact_key for row in gone}, now)
     waiting = [row for row in changes.changed.values() if row.contact_key and row.state == WAITING]
     if waiting:
         execute_many(
@@ -120,12 +119,23 @@ def write_changes(connection: Connection, subscription: Subscription, changes: C
             _BLOCK,
             [{"own": subscription.key, "at": row.match_position, "contact": row.contact_key} for row in waiting],
         )
+    return {row.contact_key for row in gone if row.contact_key}
 
 
-def unblock(connection: Connection, subscription: Subscription, contact_keys: Iterable[int], now: int) -> None:
-    """Make the earliest match of each of these contacts due if it is blocked: the one before it has been settled."""
-    if keys := [key for key in contact_keys if key]:
-        _UNBLOCK.run(connection, own=subscription.key, contacts=packed(connection, keys), now=now)
+def unblocked_rows(connection: Connection, subscription_key: int, contact_keys: Iterable[int]) -> list[DeliveryRow]:
+    """Return the rows that are still stored as blocked although they are the earliest of their contacts.
+
+    They have to be leased or made due before the transaction ends.
+    """
+    rows = _UNBLOCKED.rows(connection, own=subscription_key, contacts=packed(connection, [*contact_keys]))
+    return [to_delivery_row(row) for row in rows]
+
+
+def make_due(connection: Connection, subscription_key: int, rows: Iterable[DeliveryRow]) -> None:
+    """Let unblocked matches wait for their next delivery, until the times of these rows."""
+    execute_many(
+        connection, _MAKE_DUE, [{"own": subscription_key, "at": row.match_position, "due": row.due_at} for row in rows]
+    )
 
 
 def _insert_parked(
@@ -192,23 +202,26 @@ _CHANGE = (
 )
 _FIRSTS = """(SELECT min(match_position) FROM subscription_delivery
 WHERE subscription_key = :own AND contact_key != 0 AND contact_key {among} GROUP BY contact_key)"""
-# The earliest match of a contact never stays blocked. It is due now, after everything that was due before.
-_UNBLOCK = Prepared(
+_COLUMNS = ", ".join(column.name for column in subscription_delivery.columns)
+_UNBLOCKED = Prepared(
     # With the plus, SQLite does not read all blocked rows.
     text(
         f"""
-UPDATE subscription_delivery SET state = '{WAITING}', due_at = max(due_at, :now)
-WHERE subscription_key = :own AND +state = '{BLOCKED}'
+SELECT {_COLUMNS} FROM subscription_delivery WHERE subscription_key = :own AND +state = '{BLOCKED}'
 AND match_position IN {_FIRSTS.format(among="IN (SELECT value FROM json_each(:contacts))")}
 """  # noqa: S608 - our own words
     ),
     text(
         f"""
-UPDATE subscription_delivery SET state = '{WAITING}', due_at = greatest(due_at, :now)
-WHERE subscription_key = :own AND state = '{BLOCKED}'
+SELECT {_COLUMNS} FROM subscription_delivery WHERE subscription_key = :own AND state = '{BLOCKED}'
 AND match_position IN {_FIRSTS.format(among="= ANY (CAST(:contacts AS bigint[]))")}
 """  # noqa: S608 - as above
     ),
+)
+_MAKE_DUE = (
+    update(subscription_delivery)
+    .where(_delivery.subscription_key == bindparam("own"), _delivery.match_position == bindparam("at"))
+    .values(state=WAITING, due_at=bindparam("due"))
 )
 # After a replay of an earlier one of its contact, a match that failed waits for that one.
 _BLOCK = (

@@ -29,10 +29,13 @@ EXPIRE_LIMIT: Final = 1_000
 _delivery = subscription_delivery.c
 
 
-def expire(connection: Connection, subscription: Subscription, now: int, since: int = 0) -> tuple[bool, int]:
+def expire(
+    connection: Connection, subscription: Subscription, now: int, freed: set[int], since: int = 0
+) -> tuple[bool, int]:
     """Expire the leases that end from `since` on, up to and including `now`.
 
-    Return whether there may be more of them, and when the first of their matches is due again (0: none).
+    Return whether there may be more of them, and when the first of their matches is due again (0: none). Contacts whose
+    next match may be unblocked are added to `freed`.
     """
     found = _EXPIRED.rows(connection, own=subscription.key, since=since, now=now, limit=EXPIRE_LIMIT)
     rows = [to_delivery_row(row) for row in found]
@@ -40,12 +43,17 @@ def expire(connection: Connection, subscription: Subscription, now: int, since: 
     for row in rows:
         row.last_failure = LEASE_EXPIRED
         changes.fail(subscription, row, now + subscription.backoff.delay(row.attempt))
-    write_changes(connection, subscription, changes, now)
+    freed |= write_changes(connection, subscription, changes, now)
     return len(rows) == EXPIRE_LIMIT, min((row.due_at for row in changes.changed.values()), default=0)
 
 
-def take_over(connection: Connection, subscription: Subscription, request: TakeOver, now: int) -> list[str]:
-    """End the leases of a consumer, as the request says. Return the ids of the deliveries that it keeps."""
+def take_over(
+    connection: Connection, subscription: Subscription, request: TakeOver, now: int, freed: set[int]
+) -> list[str]:
+    """End the leases of a consumer, as the request says. Return the ids of the deliveries that it keeps.
+
+    Contacts whose next match may be unblocked are added to `freed`.
+    """
     query = select(subscription_delivery).where(
         _delivery.subscription_key == subscription.key,
         _delivery.consumer_id == request.consumer_id,
@@ -64,7 +72,7 @@ def take_over(connection: Connection, subscription: Subscription, request: TakeO
     for row in rows.values():
         row.last_failure = LEASE_EXPIRED
         changes.fail(subscription, row, now)
-    write_changes(connection, subscription, changes, now)
+    freed |= write_changes(connection, subscription, changes, now)
     return kept
 
 

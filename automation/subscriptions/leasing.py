@@ -5,7 +5,7 @@
     settle           settling.settle             acknowledge, nack, extend, return undelivered ones
     take over        expiry.take_over            end the leases of consumers that return or leave
     expire           expiry.expire               end the leases whose time is up
-    lease            this module                 due retries first, then matches of the log
+    lease            this module                 due retries and unblocked matches first, then matches of the log
 
 Fast path: a step that writes no due time but its own new leases (only acknowledgements, no takeover, no other node)
 searches for no due lease or retry while the last step knows that there is none yet (`DueSearch.skipped`).
@@ -20,8 +20,8 @@ A match has a row in `subscription_delivery` from its first delivery until it is
                                                                          unsettled match of its contact (blocked)
     leased     delivered to a consumer               the lease expires   ack, skip (settled), nack, expiry, takeover
     waiting    to be delivered again                 it may be leased    the next lease
-    blocked    an earlier match of its contact is    its own retry, 0    the settlement or parking of that match
-               not settled; only in CONTACT order    if none
+    blocked    an earlier match of its contact is    its own retry, 0    the settlement or parking of that match:
+               not settled; only in CONTACT order    if none             leased in the same step, else waiting
     (no row)   settled; or parked, with a row in `subscription_parked`   a replay, a seek
 
 Invariants:
@@ -33,6 +33,7 @@ Invariants:
 - The clock is read only after the row is locked: no lease runs while its step waits for the step of another server.
 - Leases expire before new ones are granted, so a match whose retry delay is 0 is delivered again in the same step. Each
   expiry counts as a failed attempt, so a match that crashes its consumers is parked after the last one.
+- No step leaves the earliest match of a contact blocked. It is due at once, after everything that was due before.
 - The cost of a step follows the rows that change, not the backlog: searches for due rows begin where the last search
   ended (`SearchBounds`), and counts of leases read the consumer's own leases above the ack floor.
 
@@ -52,7 +53,7 @@ from automation.bulk import between
 from automation.match_log import matches_at
 from automation.prepared_statements import Prepared, PreparedList
 from automation.run_transitions import mark_running
-from automation.subscriptions.delivery_rows import to_delivery_row
+from automation.subscriptions.delivery_rows import make_due, to_delivery_row, unblocked_rows
 from automation.subscriptions.due_search import NEVER, DueSearch
 from automation.subscriptions.expiry import expire, take_over
 from automation.subscriptions.lease_rows import block, lease_again, lease_first, unpark
@@ -103,16 +104,19 @@ def step(
     search = DueSearch.begin(
         subscription, bounds, now, writes_no_due_time=_alone(connection) and _only_acks(settlements) and not take_overs
     )
-    results = settle(connection, subscription, settlements, now)
-    kept = [take_over(connection, subscription, request, now) for request in take_overs]
-    more, retry_due = (False, 0) if search.skipped else expire(connection, subscription, now, search.leases_from)
+    freed: set[int] = set()
+    results = settle(connection, subscription, settlements, now, freed)
+    kept = [take_over(connection, subscription, request, now, freed) for request in take_overs]
+    more, retry_due = (False, 0) if search.skipped else expire(connection, subscription, now, freed, search.leases_from)
     outstanding = _outstanding(connection, subscription, requests)
     capacities = [_capacity(request, outstanding[request.consumer_id]) for request in requests]
     capacity = sum(capacities)
     due: Sequence[DeliveryRow] = ()
-    # A match that an acknowledgement of an earlier one of its contact sets free is due at once.
+    # Matches that were unblocked without a consumer for them are due, whatever the search knows.
     if not search.skipped or subscription.order is DeliveryOrder.CONTACT:
         due = _due(connection, subscription, capacity, now, search.retries_from)
+    if freed:
+        due = _with_unblocked(connection, subscription, due, freed, capacity, now)
     reading = read_log(connection, subscription, capacity - len(due), recorded)
     deliveries = _lease(
         connection, subscription, due, reading, _shares(capacities, len(due) + len(reading.leased)), requests, now
@@ -192,6 +196,33 @@ def _due(connection: Connection, subscription: Subscription, limit: int, now: in
     else:
         rows = _DUE.rows(connection, own=subscription.key, now=now, limit=limit)
     return [to_delivery_row(row) for row in rows]
+
+
+def _with_unblocked(
+    connection: Connection,
+    subscription: Subscription,
+    due: Sequence[DeliveryRow],
+    freed: set[int],
+    capacity: int,
+    now: int,
+) -> Sequence[DeliveryRow]:
+    """Return the matches to lease, those that are unblocked included; the rest of these is made due.
+
+    What is leased at once is written once: with 1,000 contacts, half of all matches are blocked before their lease.
+    """
+    unblocked = unblocked_rows(connection, subscription.key, freed)
+    for row in unblocked:
+        row.due_at = max(row.due_at, now)
+    candidates = sorted([*due, *(row for row in unblocked if row.due_at == now)], key=_due_order)
+    leased = candidates[:capacity]
+    positions = {row.match_position for row in leased}
+    if left := [row for row in unblocked if row.match_position not in positions]:
+        make_due(connection, subscription.key, left)
+    return leased
+
+
+def _due_order(row: DeliveryRow) -> tuple[int, int]:
+    return row.due_at, row.match_position
 
 
 def _lease(

@@ -31,7 +31,6 @@ from automation.subscriptions.delivery_rows import (
     delete_rows,
     delivery_rows_at,
     parked_among,
-    unblock,
     write_changes,
 )
 from automation.subscriptions.store import LEASED, WAITING
@@ -56,14 +55,21 @@ if TYPE_CHECKING:
 
 
 def settle(
-    connection: Connection, subscription: Subscription, settlements: Sequence[Settlement | Undelivered], now: int
+    connection: Connection,
+    subscription: Subscription,
+    settlements: Sequence[Settlement | Undelivered],
+    now: int,
+    freed: set[int],
 ) -> list[list[SettleResult]]:
-    """Settle and extend deliveries, in the order given. Return a result for each delivery of each settlement."""
+    """Settle and extend deliveries, in the order given. Return a result for each delivery of each settlement.
+
+    Contacts whose next match may be unblocked are added to `freed`.
+    """
     if not settlements:
         return []
     leases = parse_delivery_ids(subscription, [name for settlement in settlements for name in settlement.delivery_ids])
     if all(isinstance(settlement, Ack) for settlement in settlements) and _end_all(
-        connection, subscription, leases, now
+        connection, subscription, leases, freed
     ):
         return [
             [SettleResult(name, SettleOutcome.ACKNOWLEDGED) for name in settlement.delivery_ids]
@@ -74,12 +80,12 @@ def settle(
     parked = parked_among(connection, subscription.key, [position for position in positions if position not in rows])
     settling = _Settling(subscription, leases, rows, parked, now)
     results = [[settling.apply(name, settlement) for name in settlement.delivery_ids] for settlement in settlements]
-    write_changes(connection, subscription, settling.changes, now)
+    freed |= write_changes(connection, subscription, settling.changes, now)
     return results
 
 
 def _end_all(
-    connection: Connection, subscription: Subscription, leases: Mapping[str, tuple[int, int] | None], now: int
+    connection: Connection, subscription: Subscription, leases: Mapping[str, tuple[int, int] | None], freed: set[int]
 ) -> bool:
     """Settle these deliveries if each names a current lease. Return whether they are settled.
 
@@ -96,7 +102,7 @@ def _end_all(
         return False
     delete_rows(connection, subscription.key, [position for position, _ in named])
     if subscription.order is DeliveryOrder.CONTACT:
-        unblock(connection, subscription, msgspec.json.decode(contacts), now)
+        freed.update(contact for contact in msgspec.json.decode(contacts) if contact)
     return True
 
 
