@@ -17,7 +17,8 @@ PathPart: TypeAlias = str | int
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PART = re.compile(r'(?:\A|\.)([A-Za-z_][A-Za-z0-9_]*)|\[("(?:[^"\\]|\\.)*")\]|\[([0-9]+)\]')
+# Earlier releases recorded paths without a dot after the index of an item: `properties.lines[2]sku`.
+_PART = re.compile(r'(?:\A|\.|(?<=\]))([A-Za-z_][A-Za-z0-9_]*)|\[("(?:[^"\\]|\\.)*")\]|\[([0-9]+)\]')
 _QUOTED = re.compile(r'\[("(?:[^"\\]|\\.)*")\]')
 
 

@@ -10,8 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from registry.coercion.reverse import undo
-from registry.coercion.validation import CoercionKind, compile_schema
+from registry.coercion.validation import Coercion, CoercionKind, compile_schema
 from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
+from registry.errors import PayloadRejected
+from registry.paths import path_parts
 from tests.support.laws import examples
 from tests.support.payloads import CASES, validated_or_none
 
@@ -89,6 +91,62 @@ def test_every_kind_of_change_is_undone() -> None:
     coerced = compile_schema(BASKET)(payload)
     assert {coercion.kind for coercion in coerced.coercions} == set(CoercionKind)
     assert text(undo(coerced.properties, coerced.coercions)) == text(payload)
+
+
+# Numbers in values that have no schema of their own
+
+OBJECTS = {
+    "properties.l[0].n": [{"n": 2.0**60}],
+    'properties.l[1]["a b"].__proto__[1]': [{}, {"a b": {"__proto__": [0, 2.0**60]}}],
+    'properties.l[0][""].n': [{"": {"n": 2.0**60}}],
+}
+ARRAYS = {"properties.l[1][0]": [[], [2.0**60]], "properties.l[1][0].n": [[], [{"n": 2.0**60}]]}
+
+
+@pytest.mark.parametrize("policy", UnknownProperties)
+@pytest.mark.parametrize(
+    ("declared", "path", "items"),
+    [
+        (declared, path, items)
+        for item_type, lists in ((OBJECT, OBJECTS), (ARRAY, ARRAYS))
+        for declared in (
+            Property("l", ARRAY),
+            Property("l", ANY),
+            Property("l", ARRAY, item_type=item_type),
+            Property(
+                "l", ARRAY, item_type=OBJECT, properties=(Property("n", ANY), Property("", ANY), Property("a b", ANY))
+            ),
+        )
+        for path, items in lists.items()
+        if item_type is OBJECT or not declared.properties
+    ],
+)
+def test_the_path_of_a_rounded_number_leads_to_it(
+    declared: Property, path: str, items: list[JSON], policy: UnknownProperties
+) -> None:
+    schema = Schema((declared,), policy)
+    (coercion,) = compile_schema(schema)({"l": items}).coercions
+    assert coercion.path == path
+    place: Any = {"properties": {"l": items}}
+    for part in path_parts(path):
+        place = place[part]
+    assert place == coercion.before
+    assert undone(schema, {"l": items}) == {"l": items}
+
+
+@pytest.mark.parametrize(("path", "items"), [*OBJECTS.items(), *ARRAYS.items()])
+def test_the_path_of_a_number_out_of_range_leads_to_it(path: str, items: list[JSON]) -> None:
+    kind = OBJECT if path in OBJECTS else ARRAY
+    beyond = json.loads(json.dumps(items).replace(json.dumps(2.0**60), str(10**400)))
+    with pytest.raises(PayloadRejected) as caught:
+        compile_schema(Schema((Property("l", ARRAY, item_type=kind),)))({"l": beyond})
+    assert [violation.path for violation in caught.value.violations] == [path]
+
+
+def test_a_path_that_an_earlier_release_recorded_without_the_dot_of_an_item_leads_to_it() -> None:
+    rounded = Coercion("properties.l[1]n.m[0].o", CoercionKind.ROUNDED, 2.0**60, 2.0**60)
+    payload: dict[str, JSON] = {"l": [0, {"n": {"m": [{"o": 2.0**60}]}}]}
+    assert undo(copy.deepcopy(payload), [rounded]) == payload
 
 
 # Names that are too long for a path

@@ -176,7 +176,8 @@ Paths are made from places only where they are needed: together they can be far 
 def with_numbers(container: Any, path: str, convert: Callable[[Callable[[], str], float], JSON]) -> Any:
     """Return a copy of an object or array in which each number not within ±2^53 is `convert(path, number)`.
 
-    `path` is a function that makes the path.
+    `path` is that of the container: for an item of a typed array the empty one, to which the paths of its numbers are
+    relative (`.sku`). `convert` gets a function that makes the path of the number.
     """
     copy = container.copy()
     pending: list[tuple[Any, _Place]] = [(copy, (None, path))]
@@ -188,7 +189,7 @@ def with_numbers(container: Any, path: str, convert: Callable[[Callable[[], str]
                 into[name] = value.copy()
                 pending.append((into[name], (parent, name)))
             elif (kind is int or kind is float) and not -_EXACT < value < _EXACT:
-                into[name] = convert(partial(_path_to, (parent, name), _member_path), value)
+                into[name] = convert(partial(_path_to, (parent, name), _inner_path), value)
     return copy
 
 
@@ -219,10 +220,13 @@ def value_path(parent: str, name: str | int) -> str:
     return _member_path(parent, name) if len(parent) <= MAX_PATH else parent
 
 
+def _inner_path(parent: str, name: str | int) -> str:
+    return f"{parent}[{name}]" if isinstance(name, int) else property_path(parent, name)
+
+
 def _member_path(parent: str, name: str | int) -> str:
-    if isinstance(name, int):
-        return f"{parent}[{name}]"
-    return property_path(parent, name) if parent else property_path("", name).removeprefix(".")
+    path = _inner_path(parent, name)
+    return path if parent else path.removeprefix(".")
 
 
 def read_json(text: str) -> JSON:
