@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from automation.subscriptions import push_store
 from server.delivery.push import http_client, pushers
@@ -344,6 +346,52 @@ async def test_a_server_that_stops_waits_a_little_for_responses_and_returns_the_
         attempts = (await get(client)).push_attempts
     assert [(each.position, each.attempt) for each in receiver.requests] == [(1, 1), (2, 1), (2, 2)]
     assert [each.status for each in attempts] == [200, 0, 200]  # the request that was cut off had no response
+
+
+@on_sqlite
+async def test_a_failure_to_store_the_last_requests_of_a_session_is_logged(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pushers, "SAVE_SECONDS", WAIT)
+    monkeypatch.setattr(pushers, "write_attempts", fail)
+    with capture_logs() as logged:
+        async with serving(store.url, push_networks=LOOPBACK) as service:
+            shop = await till(service)
+            await push_to(shop, receiver.url)
+            await record(shop, 1)
+            await settled(shop, 1)
+    failures = [entry for entry in logged if entry["event"] == "work_failed"]
+    assert [(entry["work"], str(entry["exc_info"])) for entry in failures] == [("push-attempts", "no room")]
+
+
+@on_sqlite
+async def test_requests_that_could_not_be_stored_are_stored_later_although_their_session_has_ended(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        await push_to(shop, receiver.url)
+        with monkeypatch.context() as failing, capture_logs() as logged:
+            failing.setattr(pushers, "write_attempts", fail)
+            await record(shop, 1)
+            await settled(shop, 1)
+            await change_push(shop, paused=True)
+            async with asyncio.timeout(WAIT):
+                while not any(entry["event"] == "work_failed" for entry in logged):  # noqa: ASYNC110 - it must be read
+                    await asyncio.sleep(0.02)
+        async with asyncio.timeout(WAIT):
+            while await stored_attempts(store) == ["[]"]:  # noqa: ASYNC110 - it must be read
+                await asyncio.sleep(0.02)
+    assert [attempt["status"] for attempt in json.loads((await stored_attempts(store))[0])] == [200]
+
+
+def fail(*_: Any, **__: Any) -> None:
+    raise RuntimeError("no room")
+
+
+async def stored_attempts(store: Store) -> list[str]:
+    """Return the stored requests of the subscriptions."""
+    return [row[11] for row in await store.rows("subscription_push")]
 
 
 @on_sqlite

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from automation.subscriptions.push import KEPT_ATTEMPTS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from automation.subscriptions.push import PushAttempt
 
@@ -36,10 +36,17 @@ class AttemptLog:
         return None if kept is None else tuple(kept)
 
     def take_unsaved(self) -> dict[int, Sequence[PushAttempt]]:
-        """Return the attempts of the subscriptions that have new ones, by their keys, and take them as stored."""
+        """Return the attempts of the subscriptions with new ones, by their keys; from now on they count as stored."""
         unsaved, self._unsaved = self._unsaved, set()
         return {key: tuple(self._by_key[key]) for key in unsaved if key in self._by_key}
 
+    def return_unsaved(self, unsaved: Mapping[int, Sequence[PushAttempt]]) -> None:
+        """Take back attempts that could not be stored."""
+        for key, attempts in unsaved.items():
+            self.open(key, attempts)
+        self._unsaved |= unsaved.keys()
+
     def keep(self, keys: Collection[int]) -> None:
-        """Forget all other subscriptions, whose attempts are stored."""
-        self._by_key = {key: kept for key, kept in self._by_key.items() if key in keys}
+        """Forget all other subscriptions, unless they have attempts that are not stored."""
+        kept = {*keys, *self._unsaved}
+        self._by_key = {key: attempts for key, attempts in self._by_key.items() if key in kept}

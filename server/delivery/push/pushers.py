@@ -64,6 +64,7 @@ YIELD_SECONDS: Final = 0.75
 SAVE_SECONDS: Final = 1.0
 """How often the last requests are stored."""
 
+_SAVING: Final = "push-attempts"
 _SECOND: Final = 1_000_000
 _FOREVER: Final = 1 << 62
 
@@ -82,7 +83,8 @@ class Pushers:
         self._sessions: dict[int, PushSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._following = Recurring("pushes", self._follow, outages)
-        self._saving = Recurring("push-attempts", self._save_all, outages)
+        self._outages = outages
+        self._saving = Recurring(_SAVING, self._save_all, outages)
 
     def start(self) -> None:
         """Begin to push."""
@@ -219,8 +221,7 @@ class Pushers:
             log.warning("push_interrupted", cause=repr(error))
             await self._pause_between_failures()
         finally:
-            with suppress(Exception):
-                await self._save_all()
+            await self._save_last()
             del self._sessions[key]
             self._changed.set()
 
@@ -237,8 +238,19 @@ class Pushers:
 
     async def _save_all(self) -> float:
         if unsaved := self._tools.attempts.take_unsaved():
-            await self._database.write(partial(write_attempts, owner=self._owner, attempts=unsaved))
+            try:
+                await self._database.write(partial(write_attempts, owner=self._owner, attempts=unsaved))
+            except Exception:
+                self._tools.attempts.return_unsaved(unsaved)
+                raise
         return SAVE_SECONDS
+
+    async def _save_last(self) -> None:
+        """Store the last requests when a session ends; if that fails, it is tried again with those of the others."""
+        try:
+            await self._save_all()
+        except Exception as error:
+            self._outages.report(_SAVING, error)
 
     def _stop_all(self) -> None:
         for session in self._sessions.values():
