@@ -301,16 +301,16 @@ class Matching:
     ) -> Match:
         self.position += 1
         match = Match(
-            self.position,
-            self._ids.make(self.position),
-            kind,
-            automation_key,
-            run_number or self.position,
-            run_id or self._ids.make(self.position),
-            event_position,
-            event_name,
-            contact_key,
-            self._now,
+            position=self.position,
+            id=self._ids.make(self.position),
+            kind=kind,
+            automation_key=automation_key,
+            run_number=run_number or self.position,
+            run_id=run_id or self._ids.make(self.position),
+            event_position=event_position,
+            event_name=event_name,
+            contact_key=contact_key,
+            matched_at=self._now,
         )
         self.matches.append(match)
         return match
@@ -324,16 +324,16 @@ def timed_out(runs: Sequence[Run], started_by: Mapping[int, str], position: int,
     ids = LogIds(now)
     return [
         Match(
-            match_position,
-            ids.make(match_position),
-            MatchKind.TIMED_OUT,
-            run.automation_key,
-            run.number,
-            run.id,
-            run.event_position,
-            started_by[run.event_position],
-            run.contact_key,
-            now,
+            position=match_position,
+            id=ids.make(match_position),
+            kind=MatchKind.TIMED_OUT,
+            automation_key=run.automation_key,
+            run_number=run.number,
+            run_id=run.id,
+            event_position=run.event_position,
+            event_name=started_by[run.event_position],
+            contact_key=run.contact_key,
+            matched_at=now,
         )
         for match_position, run in enumerate(runs, position + 1)
     ]

@@ -87,14 +87,14 @@ def read_statistics(connection: Connection) -> tuple[list[SubscriptionState], tu
 def _states(found: Sequence[Backlog], names: Mapping[int, str], now: int) -> list[SubscriptionState]:
     return [
         SubscriptionState(
-            backlog.key,
-            names[backlog.project_pk],
-            backlog.name,
-            max(0, backlog.head_position - backlog.floor_position),
-            max(0, now - backlog.oldest_matched_at) / _SECOND if backlog.oldest_matched_at else 0.0,
-            backlog.outstanding,
-            backlog.retrying,
-            backlog.parked,
+            key=backlog.key,
+            project_id=names[backlog.project_pk],
+            name=backlog.name,
+            lag_positions=max(0, backlog.head_position - backlog.floor_position),
+            lag_seconds=max(0, now - backlog.oldest_matched_at) / _SECOND if backlog.oldest_matched_at else 0.0,
+            outstanding=backlog.outstanding,
+            retrying=backlog.retrying,
+            parked=backlog.parked,
         )
         for backlog in found
         if backlog.project_pk in names

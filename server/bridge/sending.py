@@ -69,11 +69,11 @@ def _unread(request: Request, body: dict[str, Any]) -> UnreadableRequest:
     return UnreadableRequest(
         lambda: content,
         len(content),
-        _text(body, _NAMES),
-        _text(body, _CONTACT_IDS) or request.params.get("id", ""),
-        _text(body, ("email",)),
-        request.header(_KEY_HEADER),
-        request.params,
+        name=_text(body, _NAMES),
+        contact_id=_text(body, _CONTACT_IDS) or request.params.get("id", ""),
+        email=_text(body, ("email",)),
+        idempotency_key=request.header(_KEY_HEADER),
+        params=request.params,
     )
 
 

@@ -17,12 +17,12 @@ def subject_of(event: Event, contact_properties: Mapping[str, Any]) -> Subject:
     known = event.contact_id != ""
     return Subject(
         event.properties,
-        event.name,
-        event.id,
-        event.revision,
-        event.occurred_at,
-        event.received_at,
-        event.contact_id if known else None,
-        event.email if known else None,
-        contact_properties if known else None,
+        name=event.name,
+        id=event.id,
+        revision=event.revision,
+        occurred_at=event.occurred_at,
+        received_at=event.received_at,
+        contact_id=event.contact_id if known else None,
+        email=event.email if known else None,
+        contact_properties=contact_properties if known else None,
     )

@@ -124,14 +124,14 @@ class SubscriptionMetrics(Collector):
 
 def _together(states: Sequence[SubscriptionState]) -> SubscriptionState:
     return SubscriptionState(
-        0,
-        OTHER,
-        OTHER,
-        sum(state.lag_positions for state in states),
-        max(state.lag_seconds for state in states),
-        sum(state.outstanding for state in states),
-        sum(state.retrying for state in states),
-        sum(state.parked for state in states),
+        key=0,
+        project_id=OTHER,
+        name=OTHER,
+        lag_positions=sum(state.lag_positions for state in states),
+        lag_seconds=max(state.lag_seconds for state in states),
+        outstanding=sum(state.outstanding for state in states),
+        retrying=sum(state.retrying for state in states),
+        parked=sum(state.parked for state in states),
     )
 
 

@@ -141,14 +141,14 @@ class Backtests:
                 reported = monotonic()
         reasons = tally.reasons.most_common(MAX_REASONS)
         yield Report(
-            compared.number,
-            tally.compared,
-            tally.outcomes,
-            reasons,
-            tally.samples,
-            within.head,
-            tally.unreadable,
-            tally.erased,
+            revision=compared.number,
+            events=tally.compared,
+            outcomes=tally.outcomes,
+            reasons=reasons,
+            samples=tally.samples,
+            head=within.head,
+            unreadable=tally.unreadable,
+            erased=tally.erased,
         )
 
     async def _read(self, project_pk: int, within: NameRange, after: int) -> list[RecordedPayload]:
@@ -236,14 +236,14 @@ class _Tally:
         self._room[outcome] -= len(event.properties) + len(event.coercions)
         self.samples.append(
             Sample(
-                outcome,
-                event.id,
-                event.position,
-                event.revision,
-                self._hidden.mask(sent),
-                self._properties(before),
-                self._properties(after),
-                self._hidden.mask_violations(_violations(before) or _violations(after)),
+                outcome=outcome,
+                event_id=event.id,
+                position=event.position,
+                revision=event.revision,
+                sent=self._hidden.mask(sent),
+                before=self._properties(before),
+                after=self._properties(after),
+                violations=self._hidden.mask_violations(_violations(before) or _violations(after)),
             )
         )
 

@@ -197,7 +197,15 @@ class ExplanationPage:
         if verdict is Verdict.TRUE and not reasons and match is None:
             limit = self._limits.reason(then.key, self._matched.subject)
             reasons += [limit] if limit is not None else []
-        return Explanation(considered.automation, then.event_name, then.condition, verdict, trace, reasons, match)
+        return Explanation(
+            automation=considered.automation,
+            event_name=then.event_name,
+            condition=then.condition,
+            verdict=verdict,
+            trace=trace,
+            reasons=reasons,
+            match=match,
+        )
 
 
 def considered_of_page(

@@ -315,13 +315,13 @@ class Quarantine:
                 draft = _unreadable(event, UNREADABLE_ROWS.report("refused_event", event.id, error))
         else:
             draft = Draft(
-                content.name,
-                content.contact_id,
-                content.email,
-                content.properties,
-                content.occurred_at,
-                event.idempotency_key,
-                api.rules,
+                name=content.name,
+                contact_id=content.contact_id,
+                email=content.email,
+                given=content.properties,
+                occurred_at=content.occurred_at,
+                idempotency_key=event.idempotency_key,
+                rules=api.rules,
             )
         draft.refused_id, draft.sent_at = event.id, event.received_at
         return draft

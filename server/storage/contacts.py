@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -173,9 +174,7 @@ def update_contact(
         .where(contact.c.key == current.key)
         .values(properties=_json(properties), version=current.version + 1, updated_at=now)
     )
-    return Contact(
-        current.key, current.id, current.email, dict(properties), current.version + 1, current.created_at, now
-    )
+    return replace(current, properties=dict(properties), version=current.version + 1, updated_at=now)
 
 
 def erase_contact(connection: Connection, project_pk: int, current: Contact, etag: str, now: int) -> None:
@@ -227,4 +226,13 @@ def _json(properties: Mapping[str, Any]) -> str:
 
 def _contact(row: Row[Any]) -> Contact:
     properties, unreadable = load_reported("contact", row.id, row.properties)
-    return Contact(row.key, row.id, row.email, properties, row.version, row.created_at, row.updated_at, unreadable)
+    return Contact(
+        key=row.key,
+        id=row.id,
+        email=row.email,
+        properties=properties,
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        unreadable=unreadable,
+    )

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def read_audit_filter(message: pb.AuditFilter) -> AuditFilter:
     """Read a filter. Raise InvalidArgument."""
     return AuditFilter(
-        message.project_id,
-        read_timestamp(message, "since", "filter.since"),
-        read_timestamp(message, "until", "filter.until"),
-        message.key_id,
-        message.action,
-        message.resource_type,
-        message.resource_id,
+        project_id=message.project_id,
+        since=read_timestamp(message, "since", "filter.since"),
+        until=read_timestamp(message, "until", "filter.until"),
+        key_id=message.key_id,
+        action=message.action,
+        resource_type=message.resource_type,
+        resource_id=message.resource_id,
     )
 
 

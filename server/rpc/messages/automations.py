@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 def read_new_automation(message: pb.Automation) -> NewAutomation:
     """Read an automation that is to be created. Raise InvalidArgument."""
     return NewAutomation(
-        message.name,
-        message.event_name,
-        message.condition,
-        AUTOMATION_STATE.read(message.state, "state"),
-        ENTRY_RULE.read(message.entry_rule, "entry_rule"),
-        dict(message.labels),
-        read_struct(message.attributes, "attributes", AUTOMATION_BUDGET),
+        name=message.name,
+        event_name=message.event_name,
+        condition=message.condition,
+        state=AUTOMATION_STATE.read(message.state, "state"),
+        entry_rule=ENTRY_RULE.read(message.entry_rule, "entry_rule"),
+        labels=dict(message.labels),
+        attributes=read_struct(message.attributes, "attributes", AUTOMATION_BUDGET),
     )
 
 

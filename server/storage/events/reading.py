@@ -221,7 +221,7 @@ def to_event(row: Any) -> Event:
     except UNREADABLE as error:
         properties, coercions, omitted, occurred_at, received_at = {}, (), 0, 0, 0
         unreadable = UNREADABLE_ROWS.report("event", row.id, error)
-    # By position: names take twice as long.
+    # The first six by position: Python calls with this many names by way of a dict, which takes 1 us.
     return Event(
         row.id,
         row.position,
@@ -229,18 +229,18 @@ def to_event(row: Any) -> Event:
         row.definition_id,
         row.revision,
         row.contact_id or "",
-        row.contact_email,
-        properties,
-        coercions,
-        occurred_at,
-        received_at,
-        row.match_count,
-        bool(row.ignore_case),
-        bool(row.contact_deleted),
-        unreadable,
-        omitted,
-        erased_at,
-        row.traceparent,
+        email=row.contact_email,
+        properties=properties,
+        coercions=coercions,
+        occurred_at=occurred_at,
+        received_at=received_at,
+        match_count=row.match_count,
+        ignore_case=bool(row.ignore_case),
+        contact_deleted=bool(row.contact_deleted),
+        unreadable=unreadable,
+        omitted_coercions=omitted,
+        erased_at=erased_at,
+        traceparent=row.traceparent,
     )
 
 

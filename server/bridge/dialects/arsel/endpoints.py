@@ -111,13 +111,13 @@ def read_event(request: Request) -> Draft:
         raise ContactRequired
     check_json(body.data, len(request.body), "data")
     return Draft(
-        body.event,
-        body.contact_id or "",
-        normalize_email(body.email) if body.email else "",
-        body.data,
-        None if body.timestamp is None else _instant(body.timestamp),
-        request.idempotency_key(),
-        RULES,
+        name=body.event,
+        contact_id=body.contact_id or "",
+        email=normalize_email(body.email) if body.email else "",
+        given=body.data,
+        occurred_at=None if body.timestamp is None else _instant(body.timestamp),
+        idempotency_key=request.idempotency_key(),
+        rules=RULES,
     )
 
 
