@@ -19,10 +19,10 @@ from server.delivery.loading import LoadedDelivery
 from server.errors import ConsumerReplaced, Stopping, StorageUnavailable
 from server.process.shutdown import Shutdown
 from tests.support.delivery_model import SECOND, SUBSCRIPTION
-from tests.support.virtual_time import VirtualTimeLoop
+from tests.support.virtual_time import now, run_virtually
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Sequence
 
 NOW = 1_000 * SECOND
 
@@ -70,18 +70,6 @@ class Stream:
         return await self.session._next(reading or endless)
 
 
-def virtually(work: Coroutine[Any, Any, None]) -> None:
-    loop = VirtualTimeLoop()
-    try:
-        loop.run_until_complete(work)
-    finally:
-        loop.close()
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def loaded(number: int, lease_expires_at: int = 0) -> LoadedDelivery:
     nothing: Any = None
     return LoadedDelivery(Delivery(f"d{number}", "worker", 1, nothing, lease_expires_at, False, ""), nothing)
@@ -111,7 +99,7 @@ def test_leases_are_renewed_a_second_or_a_tenth_of_the_deadline_after_they_began
         assert stream.dispatcher.submitted == ([[Extend(["d1", "d2"])]] if renewed else [])
 
     monkeypatch.setattr(consumer_session, "database_now", lambda: NOW)
-    virtually(work())
+    run_virtually(work())
 
 
 def test_as_many_are_requested_as_fitted_last_time_and_more_while_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +131,7 @@ def test_as_many_are_requested_as_fitted_last_time_and_more_while_all_fit(monkey
             assert batch is None or batch.max_attempts == SUBSCRIPTION.max_attempts
 
     monkeypatch.setattr(consumer_session, "load_deliveries", load)
-    virtually(work())
+    run_virtually(work())
 
 
 def done() -> asyncio.Future[Any]:
@@ -176,7 +164,7 @@ def test_a_stopped_stream_is_over_once_all_is_answered_and_settled(
         session.consumer.deliveries = [loaded(1).delivery] * deliveries
         assert session._is_over() is over
 
-    virtually(work())
+    run_virtually(work())
 
 
 def test_a_drain_lasts_nine_tenths_of_the_grace_period() -> None:
@@ -194,7 +182,7 @@ def test_a_drain_lasts_nine_tenths_of_the_grace_period() -> None:
         assert set(stream.dispatcher.requested) == {0}
         assert stream.dispatcher.submitted == [[]]
 
-    virtually(work())
+    run_virtually(work())
 
 
 @pytest.mark.parametrize("draining", [True, False])
@@ -214,7 +202,7 @@ def test_a_client_has_time_to_read_the_last_results_before_its_stream_ends(drain
             assert await stream.next() is None
         assert now() == pytest.approx(2.05)
 
-    virtually(work())
+    run_virtually(work())
 
 
 def test_heartbeats_go_on_during_a_drain() -> None:
@@ -232,7 +220,7 @@ def test_heartbeats_go_on_during_a_drain() -> None:
             await stream.next()
         assert now() == 9
 
-    virtually(work())
+    run_virtually(work())
 
 
 def test_a_quiet_stream_requests_matches_only_while_it_waits() -> None:
@@ -241,7 +229,7 @@ def test_a_quiet_stream_requests_matches_only_while_it_waits() -> None:
         assert await stream.next() == Heartbeat(5, 9, 0)
         assert (now(), stream.dispatcher.requested) == (4, [1_000, 0])
 
-    virtually(work())
+    run_virtually(work())
 
 
 def test_the_next_batch_waits_for_the_transport_only_for_a_short_time() -> None:
@@ -266,7 +254,7 @@ def test_the_next_batch_waits_for_the_transport_only_for_a_short_time() -> None:
         with session._sending():
             assert requested == [1_000]
 
-    virtually(work())
+    run_virtually(work())
 
 
 def test_results_are_sent_before_deliveries_and_in_their_order() -> None:
@@ -285,7 +273,7 @@ def test_results_are_sent_before_deliveries_and_in_their_order() -> None:
         assert await stream.next() == SettleResults(2, ["second"])  # type: ignore[list-item]  # any result
         assert await stream.next() == SettleResults(3, [])
 
-    virtually(work())
+    run_virtually(work())
 
 
 def test_a_failure_of_the_consumer_ends_its_stream() -> None:
@@ -295,7 +283,7 @@ def test_a_failure_of_the_consumer_ends_its_stream() -> None:
         with pytest.raises(ConsumerReplaced):
             await stream.next()
 
-    virtually(work())
+    run_virtually(work())
 
 
 @pytest.mark.parametrize("close", [True, False])
@@ -324,7 +312,7 @@ def test_a_stream_that_its_client_closed_ends_its_leases_unless_another_one_has_
                 await stream.next(reading)
             assert taken_over == []
 
-    virtually(work())
+    run_virtually(work())
 
 
 # Pulls
@@ -348,7 +336,7 @@ def test_a_pull_waits_for_one_step_and_then_for_its_time_and_reports_a_failure(
             await _first_delivery(consumer, 5, CallWait())
         assert now() == ends_at
 
-    virtually(work())
+    run_virtually(work())
 
 
 def test_a_pull_ends_with_its_first_deliveries() -> None:
@@ -361,4 +349,4 @@ def test_a_pull_ends_with_its_first_deliveries() -> None:
         await _first_delivery(consumer, 5, CallWait())
         assert (now(), len(consumer.take())) == (3, 1)
 
-    virtually(work())
+    run_virtually(work())

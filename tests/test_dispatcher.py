@@ -56,7 +56,7 @@ from tests.support.delivery_model import (
     cancelled,
     set_clock,
 )
-from tests.support.virtual_time import VirtualTimeLoop
+from tests.support.virtual_time import now, run_virtually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -464,30 +464,22 @@ class Schedule:
         assert all(stream.task is None or stream.task.done() for stream in self.streams)
 
 
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def later(seconds: float, call: Callable[..., object], *arguments: object) -> None:
     asyncio.get_running_loop().call_later(seconds, call, *arguments)
 
 
-def run_virtually(work: Coroutine[Any, Any, T]) -> T:
-    """Run work in a loop of its own, in virtual time."""
-    loop = VirtualTimeLoop()
-    try:
-        with capture_logs() as logs:
-            result = loop.run_until_complete(work)
-        assert [entry for entry in logs if entry["event"] == "dispatch_failed"] == []
-        return result
-    finally:
-        loop.close()
+def simulate(work: Coroutine[Any, Any, T]) -> T:
+    """Run work in virtual time, in which no step of a dispatcher fails."""
+    with capture_logs() as logs:
+        result = run_virtually(work)
+    assert [entry for entry in logs if entry["event"] == "dispatch_failed"] == []
+    return result
 
 
 def run_schedule(seed: int) -> int:
     """Run a schedule; return how many steps it took."""
     try:
-        return run_virtually(Schedule(seed).run())
+        return simulate(Schedule(seed).run())
     except BaseException as error:
         error.add_note(f"seed {seed}")
         raise
@@ -511,7 +503,7 @@ async def pulled_beside_the_steps_of_others(seed: int) -> int:
 
 
 def test_a_pull_that_does_not_wait_is_answered_by_a_step_that_looked_for_it() -> None:
-    assert {run_virtually(pulled_beside_the_steps_of_others(seed)) for seed in range(20)} == {4}
+    assert {simulate(pulled_beside_the_steps_of_others(seed)) for seed in range(20)} == {4}
 
 
 async def replayed_by_a_caller_that_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,7 +533,7 @@ async def replayed_by_a_caller_that_gives_up(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_replay_is_delivered_although_its_caller_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    run_virtually(replayed_by_a_caller_that_gives_up(monkeypatch))
+    simulate(replayed_by_a_caller_that_gives_up(monkeypatch))
 
 
 async def acknowledged_just_before_a_takeover() -> None:
@@ -559,7 +551,7 @@ async def acknowledged_just_before_a_takeover() -> None:
 
 
 def test_settlements_submitted_before_a_takeover_are_applied_before_it() -> None:
-    run_virtually(acknowledged_just_before_a_takeover())
+    simulate(acknowledged_just_before_a_takeover())
 
 
 async def delivered_after_a_heartbeat_was_taken() -> tuple[int, int]:
@@ -583,7 +575,7 @@ async def delivered_after_a_heartbeat_was_taken() -> tuple[int, int]:
 
 
 def test_no_match_is_leased_while_a_heartbeat_waits_for_the_transport() -> None:
-    assert run_virtually(delivered_after_a_heartbeat_was_taken()) == (0, 1)
+    assert simulate(delivered_after_a_heartbeat_was_taken()) == (0, 1)
 
 
 async def renewed_for(seconds: float) -> float:
@@ -613,8 +605,8 @@ def test_leases_begin_anew_if_their_batch_was_taken_after_a_tenth_of_the_ack_dea
         return START + round(asyncio.get_running_loop().time() * SECOND)
 
     monkeypatch.setattr(consumer_session, "database_now", clock)
-    assert run_virtually(renewed_for(0.01)) == 0
-    assert run_virtually(renewed_for(0.3)) >= 0.3
+    assert simulate(renewed_for(0.01)) == 0
+    assert simulate(renewed_for(0.3)) >= 0.3
 
 
 async def taken_over_by_a_caller_that_gives_up() -> None:
@@ -631,4 +623,4 @@ async def taken_over_by_a_caller_that_gives_up() -> None:
 
 
 def test_a_takeover_that_nobody_waits_for_ends_no_lease() -> None:
-    run_virtually(taken_over_by_a_caller_that_gives_up())
+    simulate(taken_over_by_a_caller_that_gives_up())

@@ -13,7 +13,7 @@ from server.delivery.dispatcher import MAX_WAIT_SECONDS, POLL_SECONDS, Dispatche
 from server.delivery.dispatchers import Dispatchers
 from server.errors import ConsumerReplaced, InternalError, StorageUnavailable
 from tests.support.delivery_model import SECOND, SUBSCRIPTION, set_clock
-from tests.support.virtual_time import VirtualTimeLoop
+from tests.support.virtual_time import run_virtually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,11 +47,7 @@ def virtually(work: Callable[[], Any]) -> Any:
     async def run() -> Any:
         return work()
 
-    loop = VirtualTimeLoop()
-    try:
-        return loop.run_until_complete(run())
-    finally:
-        loop.close()
+    return run_virtually(run())
 
 
 def delivery(number: int, consumer_id: str = "a") -> Delivery:
@@ -151,11 +147,7 @@ def test_on_a_shared_database_a_step_is_due_every_second() -> None:
             await asyncio.sleep(0.25)
             assert (dispatcher._step_due(), alone._step_due()) == (True, False)
 
-    loop = VirtualTimeLoop()
-    try:
-        loop.run_until_complete(work())
-    finally:
-        loop.close()
+    run_virtually(work())
 
 
 @pytest.mark.parametrize(
@@ -364,8 +356,4 @@ def test_a_shutdown_waits_for_the_steps_that_are_in_progress() -> None:
             assert later is not first
         await dispatchers.close()
 
-    loop = VirtualTimeLoop()
-    try:
-        loop.run_until_complete(work())
-    finally:
-        loop.close()
+    run_virtually(work())

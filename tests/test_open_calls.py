@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from server.errors import Stopping
 from server.rpc.open_calls import LAST_WORD_SECONDS, OpenCalls
-from tests.support.virtual_time import VirtualTimeLoop
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
+from tests.support.virtual_time import now, run_virtually
 
 STREAM: dict[str, bool] = {"stream": True}
 IDLE: dict[str, bool] = {"idle": True}
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    loop = VirtualTimeLoop()
-    try:
-        loop.run_until_complete(work)
-    finally:
-        loop.close()
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 class Call:
@@ -78,7 +62,7 @@ async def nothing_to_wait_for() -> None:
 
 
 def test_calls_that_have_ended_hold_up_no_shutdown() -> None:
-    run(nothing_to_wait_for())
+    run_virtually(nothing_to_wait_for())
 
 
 async def served_until_the_streams_end() -> None:
@@ -96,7 +80,7 @@ async def served_until_the_streams_end() -> None:
 
 
 def test_calls_are_served_until_the_last_stream_has_ended() -> None:
-    run(served_until_the_streams_end())
+    run_virtually(served_until_the_streams_end())
 
 
 async def closed_after_the_streams() -> None:
@@ -111,7 +95,7 @@ async def closed_after_the_streams() -> None:
 
 
 def test_no_further_call_is_served_once_the_streams_have_ended() -> None:
-    run(closed_after_the_streams())
+    run_virtually(closed_after_the_streams())
 
 
 async def cut_off() -> None:
@@ -124,7 +108,7 @@ async def cut_off() -> None:
 
 
 def test_calls_that_take_longer_are_cut_off_and_idle_ones_end_at_once() -> None:
-    run(cut_off())
+    run_virtually(cut_off())
 
 
 async def no_last_word() -> None:
@@ -137,7 +121,7 @@ async def no_last_word() -> None:
 
 
 def test_a_client_that_reads_nothing_holds_up_a_shutdown_for_a_second() -> None:
-    run(no_last_word())
+    run_virtually(no_last_word())
 
 
 async def cancelled_otherwise() -> None:
@@ -152,7 +136,7 @@ async def cancelled_otherwise() -> None:
 
 
 def test_a_call_whose_client_goes_is_cancelled() -> None:
-    run(cancelled_otherwise())
+    run_virtually(cancelled_otherwise())
 
 
 async def cancellation_is_undone() -> None:
@@ -175,4 +159,4 @@ async def cancellation_is_undone() -> None:
 
 
 def test_the_cancellation_by_a_shutdown_is_undone() -> None:
-    run(cancellation_is_undone())
+    run_virtually(cancellation_is_undone())

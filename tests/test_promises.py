@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +48,13 @@ from tests.support.history import (
 )
 from tests.support.messages import ANYTHING, ORDER, event
 from tests.support.process import server_process
-from tests.support.promise_runs import EMAILS, PAID, SECONDS, SEED, check, drain
+from tests.support.promise_runs import EMAILS, PAID, SECONDS, SEED, check, drain, play
 from tests.support.recorders import Consumer, Operator, Sender, Watcher, World
 from tests.support.service import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from signalbox.v1.automations_pb2 import Automation
@@ -152,8 +153,7 @@ async def begin(shop: Client) -> tuple[World, Automation]:
     return World(history, random.Random(SEED), shop.secret, [shop]), flapping  # noqa: S311 - to be repeated
 
 
-@asynccontextmanager
-async def playing(world: World) -> AsyncIterator[None]:
+def playing(world: World) -> AbstractAsyncContextManager[None]:
     """Run all senders and consumers until the context ends."""
     automation = next(iter(world.history.steady))
     filters = {
@@ -171,15 +171,7 @@ async def playing(world: World) -> AsyncIterator[None]:
         for number, window in enumerate((3, 20))
     ]
     players.append(Operator(world))
-    async with asyncio.TaskGroup() as tasks:
-        world.players = [tasks.create_task(player.run()) for player in players]
-        try:
-            yield
-        except BaseException as error:
-            error.add_note(f"SIGNALBOX_PROMISES_SEED={SEED}, lag of each subscription: {world.lag}")
-            raise
-        finally:
-            world.calm = world.over = True
+    return play(world, players)
 
 
 async def flap(world: World, automation: Automation) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +19,7 @@ from tests.support.consumers import EARLIEST, seconds
 from tests.support.history import History, Restarted, Rules, Said
 from tests.support.messages import ANYTHING, ORDER
 from tests.support.process import server_process
-from tests.support.promise_runs import EMAILS, PAID, SECONDS, SEED, check, drain
+from tests.support.promise_runs import EMAILS, PAID, SECONDS, SEED, check, drain, play
 from tests.support.push_player import PushPlayer
 from tests.support.pushes import SHORT_CLAIMS
 from tests.support.receiver import LOOPBACK, push_to, receiving
@@ -27,7 +27,7 @@ from tests.support.recorders import Operator, Sender, Watcher, World
 from tests.support.service import serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from tests.support.receiver import Receiver
@@ -114,18 +114,11 @@ async def begin(shop: Client, receivers: list[Receiver]) -> tuple[World, list[pb
     return World(history, random.Random(SEED), shop.secret, [shop]), pushing  # noqa: S311 - to be repeated
 
 
-@asynccontextmanager
-async def playing(world: World, pushing: list[pb.Subscription], receivers: list[Receiver]) -> AsyncIterator[None]:
+def playing(
+    world: World, pushing: list[pb.Subscription], receivers: list[Receiver]
+) -> AbstractAsyncContextManager[None]:
     """Run all senders and receivers until the context ends."""
     players: list[Any] = [Sender(world, f"sender-{number}", (ORDER, PAID), EMAILS) for number in range(2)]
     players += [PushPlayer(world, *pair) for pair in zip(pushing, receivers, strict=True)]
     players += [Watcher(world, "everything", pb.MatchFilter(), 100), Operator(world)]
-    async with asyncio.TaskGroup() as tasks:
-        world.players = [tasks.create_task(player.run()) for player in players]
-        try:
-            yield
-        except BaseException as error:
-            error.add_note(f"SIGNALBOX_PROMISES_SEED={SEED}, lag of each subscription: {world.lag}")
-            raise
-        finally:
-            world.calm = world.over = True
+    return play(world, players)

@@ -10,7 +10,7 @@ import pytest
 from server.background import run_timeouts
 from server.background.run_timeouts import POLL_SECONDS, RunTimeouts
 from server.logs.outages import Outages
-from tests.support.virtual_time import VirtualTimeLoop
+from tests.support.virtual_time import run_virtually
 
 SECOND: Final = 1_000_000
 
@@ -62,8 +62,4 @@ def test_waits_are_looked_for_when_the_next_one_ends_and_at_each_interval(
     due_at: int, looks: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_timeouts, "database_now", _now)
-    loop = VirtualTimeLoop()
-    try:
-        assert loop.run_until_complete(looks_of(due_at, len(looks))) == looks
-    finally:
-        loop.close()
+    assert run_virtually(looks_of(due_at, len(looks))) == looks

@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.errors import SubscriptionNotFound
-from automation.matches import Match, MatchFilter, MatchKind
+from automation.matches import Match, MatchKind
 from automation.subscriptions.log_reading import Recorded
 from automation.subscriptions.store import LEASED, WAITING, SubscriptionLocked
 from automation.subscriptions.values import (
     Ack,
     Backoff,
     Delivery,
-    DeliveryOrder,
     Extend,
     NackAction,
     SettleOutcome,
     SettleResult,
     StepResult,
-    Subscription,
     Undelivered,
     delivery_id,
     parse_delivery_ids,
@@ -36,6 +34,7 @@ from server.delivery.recent_matches import LoadedMatch
 from server.errors import StorageBusy, StorageUnavailable
 from server.ingest.piggyback import NoSteps
 from server.model import Event
+from tests.support import subscriptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,23 +53,14 @@ EXPIRE_LIMIT: Final = 3
 FILTERED: Final = 5
 """The filter excludes every fifth match."""
 
-SUBSCRIPTION = Subscription(
+SUBSCRIPTION = replace(
+    subscriptions.SUBSCRIPTION,
     key=1,
     project_pk=PROJECT,
-    id="01980000-0000-7000-8000-00000000abcd",
-    name="engine",
-    filter=MatchFilter(),
-    order=DeliveryOrder.POSITION,
     ack_deadline=SECOND,
     max_attempts=4,
     backoff=Backoff(SECOND // 10, SECOND // 2),
-    read_position=0,
-    floor_position=0,
-    last_serial=0,
-    seek_serial=0,
     version=1,
-    created_at=1,
-    updated_at=1,
 )
 _AUTOMATION = Automation(
     1, PROJECT, "a", "a", "ordered", "", AutomationState.ACTIVE, EntryRule.EVERY_TIME, {}, {}, 0, 1, 1, 1

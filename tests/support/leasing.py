@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from sqlalchemy import insert
 from automation.automation_store import create_automation
 from automation.automations import AutomationState, NewAutomation
 from automation.match_log import match_values
-from automation.matches import Match, MatchFilter, MatchKind
+from automation.matches import Match, MatchKind
 from automation.run_transitions import new_run_values
 from automation.subscriptions.leasing import step
 from automation.subscriptions.parked_matches import list_parked, replay_parked
@@ -21,9 +21,7 @@ from automation.subscriptions.store import (
     seek_subscription,
 )
 from automation.subscriptions.values import (
-    Backoff,
     Delivery,
-    DeliveryOrder,
     DeliveryRequest,
     ParkedSelection,
     SettleOutcome,
@@ -34,6 +32,7 @@ from automation.subscriptions.values import (
 )
 from automation.tables import automation_match, run
 from registry.log_ids import LogIds
+from tests.support import subscriptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,24 +49,7 @@ NOW = 1_780_000_000 * SECOND
 PROJECT = 7
 ALL = ParkedSelection(all=True)
 
-SUBSCRIPTION = Subscription(
-    key=0,
-    project_pk=PROJECT,
-    id="01980000-0000-7000-8000-00000000abcd",
-    name="engine",
-    filter=MatchFilter(),
-    order=DeliveryOrder.POSITION,
-    ack_deadline=30 * SECOND,
-    max_attempts=3,
-    backoff=Backoff(),
-    read_position=0,
-    floor_position=0,
-    last_serial=0,
-    seek_serial=0,
-    version=0,
-    created_at=NOW,
-    updated_at=NOW,
-)
+SUBSCRIPTION = replace(subscriptions.SUBSCRIPTION, project_pk=PROJECT, created_at=NOW, updated_at=NOW)
 
 
 def match(position: int, contact: int = 0, automation: int = 1, event: str = "order_completed") -> Match:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.json_format import MessageToDict
@@ -9,12 +10,13 @@ from google.protobuf.json_format import MessageToDict
 from automation.automations import Automation, AutomationState, EntryRule
 from automation.matches import Match, MatchFilter, MatchKind
 from automation.runs import Run, RunStatus, Wait
-from automation.subscriptions.values import Backoff, DeliveryOrder, Subscription
+from automation.subscriptions.values import Backoff, DeliveryOrder
 from registry.coercion.validation import Coercion, CoercionKind
 from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from server.model import Event
 from server.rpc.messages.events import event_message
 from server.rpc.messages.structs import depth_of
+from tests.support import subscriptions
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -78,15 +80,14 @@ RUN = Run(
     finished_position=23,
     unreadable="why",
 )
-SUBSCRIPTION = Subscription(
+SUBSCRIPTION = replace(
+    subscriptions.SUBSCRIPTION,
     key=1,
     project_pk=1,
     id="s1",
-    name="engine",
     filter=MatchFilter(("a1",), {"team": "growth"}, ("paid",)),
     order=DeliveryOrder.CONTACT,
     ack_deadline=5_500_000,
-    max_attempts=3,
     backoff=Backoff(1_000_000, 60_000_000, 1.5),
     read_position=12,
     floor_position=11,

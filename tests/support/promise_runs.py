@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support import promises
@@ -26,7 +27,7 @@ from tests.support.recorders import Operator, World
 from tests.support.service import serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from tests.support.service import Client
 
@@ -38,6 +39,20 @@ SEED = int(os.environ.get("SIGNALBOX_PROMISES_SEED", "0")) or random.randrange(1
 DRAIN_SECONDS = 30.0
 PAID = "paid"
 EMAILS = (ADA, BOB, "eve@example.com")
+
+
+@asynccontextmanager
+async def play(world: World, players: Sequence[Any]) -> AsyncIterator[None]:
+    """Run players until the context ends; an error names the seed that repeats it."""
+    async with asyncio.TaskGroup() as tasks:
+        world.players = [tasks.create_task(player.run()) for player in players]
+        try:
+            yield
+        except BaseException as error:
+            error.add_note(f"SIGNALBOX_PROMISES_SEED={SEED}, lag of each subscription: {world.lag}")
+            raise
+        finally:
+            world.calm = world.over = True
 
 
 async def drain(world: World) -> None:
