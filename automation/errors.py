@@ -69,7 +69,7 @@ class ConditionsBroken(AutomationError):
 
 
 class AutomationNotFound(AutomationError):
-    """There is no automation "{automation}" in this project."""
+    """There is no automation with the ID "{automation}" in this project."""
 
     reason = "AUTOMATION_NOT_FOUND"
 
@@ -98,7 +98,7 @@ class AutomationNotActive(AutomationError):
 
 
 class RunNotFound(AutomationError):
-    """There is no run "{run}" in this project."""
+    """There is no run with the ID "{run}" in this project."""
 
     reason = "RUN_NOT_FOUND"
 

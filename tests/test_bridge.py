@@ -324,11 +324,28 @@ async def test_the_limit_for_bodies_holds_for_a_single_chunk(fresh_database: str
 @pytest.mark.parametrize("dialect", NAMES)
 async def test_a_truncated_body_is_malformed_json(shop: Shop, dialect: str) -> None:
     call, _ = shop.sent(dialect, 5)
-    wanted = "Invalid JSON body" if dialect == "opensend" else "The body is not valid JSON"
-    for body in (b"[" * 900, b"{} {}", b'{"data": [1}'):
+    problems = {
+        b"[" * 900: "it ends too early",
+        b"{} {}": "trailing characters (byte 4)",
+        b'{"data": [1}': "expected ',' or ']' (byte 11)",
+        b'{"data": "\xff"}': "it must be UTF-8, and byte 10 is not",
+    }
+    for body, problem in problems.items():
         refused = await shop.callers[dialect].call(call, body)
         assert refused.status_code == 400, body
+        wanted = "Invalid JSON body" if dialect == "opensend" else f"The body is not valid JSON: {problem}"
         assert text_of(dialect, refused.json()) == wanted, body
+
+
+@on_sqlite
+@pytest.mark.parametrize("dialect", NAMES)
+async def test_a_field_of_the_wrong_type_is_refused_with_the_type_that_would_be_right(shop: Shop, dialect: str) -> None:
+    call, _ = shop.sent(dialect, 5)
+    field = {"autosend": "eventName", "emailsendx": "name"}.get(dialect, "event")
+    refused = await shop.callers[dialect].call(call, f'{{"{field}": 5}}'.encode())
+    assert refused.status_code in (400, 422)
+    wanted = {"opensend": "Invalid input: expected string, received number"}
+    assert wanted.get(dialect, f"{field} must be a string; got a number") in refused.text
 
 
 @on_sqlite

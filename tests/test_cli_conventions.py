@@ -272,6 +272,13 @@ def test_flags_come_before_variables_before_the_file_before_defaults(
     assert taken("--database", "sqlite:///of-the-flag.db")["database"] == "sqlite:///of-the-flag.db"
 
 
+def test_a_byte_order_mark_before_the_settings_is_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "signalbox.toml"
+    file.write_bytes('\ufeffgrpc = "127.0.0.1:1"\r\ndrain = 7\r\n'.encode())
+    settings = taken("--config", str(file))
+    assert (settings["grpc"], settings["drain_seconds"]) == ("127.0.0.1:1", 7)
+
+
 def test_every_setting_can_be_given_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "signalbox.toml"
     for parameter in serve.params:

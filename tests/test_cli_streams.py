@@ -119,6 +119,40 @@ async def test_a_byte_order_mark_before_json_lines_is_skipped_and_one_in_a_later
         read_event(second[1], "")
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"email":5}', "email must be a string or null; got a number"),
+        ("[]", "The line must be an object; got an array"),
+        ('{"emial":"a@b.de"}', "emial is not a field of the line; did you mean email?"),
+        (
+            '{"foo":1}',
+            "foo is not a field of the line; it has name, email, contact_id, properties, occurred_at, idempotency_key",
+        ),
+        ('{"email":"a@b.de"', "the line is not valid JSON: it ends too early"),
+        ('{"email":"a@b.de","properties":{"n":NaN}}', "the line is not valid JSON: invalid character (byte 36)"),
+        (
+            '{"email":"a@b.de","occurred_at":"2016-12-31T23:59:60Z"}',
+            'occurred_at is not a day and time of the calendar, without leap seconds; got "2016-12-31T23:59:60Z"',
+        ),
+        (
+            '{"email":"a@b.de","occurred_at":"0000-01-01T00:00:00Z"}',
+            'occurred_at is outside the years 0001 to 9999; got "0000-01-01T00:00:00Z"',
+        ),
+    ],
+)
+def test_an_invalid_line_is_refused_with_what_would_be_right(line: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        read_event(line.encode(), "order_completed")
+    assert str(caught.value) == message
+
+
+def test_a_field_of_a_line_that_is_null_is_not_set() -> None:
+    plain = '{"email":"ada@example.com"}'
+    line = plain[:-1] + ',"name":null,"contact_id":null,"properties":null,"occurred_at":null,"idempotency_key":null}'
+    assert read_event(line.encode(), "order_completed") == read_event(plain.encode(), "order_completed")
+
+
 def test_a_byte_order_mark_before_a_schema_in_json_is_skipped(tmp_path: Path) -> None:
     file = tmp_path / "schema.json"
     written = '{"properties":[{"name":"n","type":"PROPERTY_TYPE_NUMBER"}]}'

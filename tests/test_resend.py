@@ -93,7 +93,13 @@ CASES = [
     Case("a type is one of four", "POST /events", {"name": "a", "schema": {"x": "object"}}, 422, invalid()),
     Case("a schema is a flat map", "POST /events", {"name": "a", "schema": {"type": {"x": 1}}}, 422, invalid()),
     Case("a name is a string", "POST /events", {"name": 1}, 422, invalid()),
-    Case("the body is JSON", "POST /events", b"{", 400, error(400, "validation_error", "The body is not valid JSON")),
+    Case(
+        "the body is JSON",
+        "POST /events",
+        b"{",
+        400,
+        error(400, "validation_error", "The body is not valid JSON: it ends too early"),
+    ),
     Case("a name is unique", *DEFINED, 409, error(409, "validation_error"), [DEFINED]),
     Case("a deleted name can be created again", *DEFINED, 201, EVENT_ID, [DEFINED, (f"DELETE /events/{NAME}", UNSENT)]),
     # GET /events

@@ -66,11 +66,17 @@ def parse_rfc3339(text: str) -> int:
     """Return the instant of an RFC 3339 date-time; digits beyond the microsecond are cut off.
 
     Raise ValueError for anything else: no offset, a space for the T, a leap second, or an instant
-    outside the years 0001 to 9999 of UTC.
+    outside the years 0001 to 9999 of UTC. Its message follows "is".
     """
     if not _DATE_TIME.fullmatch(text):
         raise ValueError("not an RFC 3339 date-time")
-    micros = (datetime.fromisoformat(text.upper()) - _EPOCH) // _MICROSECOND
+    if text.startswith("0000"):
+        raise ValueError("outside the years 0001 to 9999")
+    try:
+        moment = datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise ValueError("not a day and time of the calendar, without leap seconds") from None
+    micros = (moment - _EPOCH) // _MICROSECOND
     if not MIN_MICROS <= micros <= MAX_MICROS:
         raise ValueError("outside the years 0001 to 9999")
     return micros

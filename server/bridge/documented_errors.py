@@ -45,8 +45,8 @@ def _payload_rejected() -> PayloadRejected:
 
 
 _OF_BODIES: Final = (
-    MalformedJson(),
-    InvalidBody([Violation("email", "INVALID_FIELD", "Expected `str`, got `int`")]),
+    MalformedJson("The body is not valid JSON: it ends too early"),
+    InvalidBody([Violation("email", "INVALID_FIELD", "email must be a string; got a number")]),
     BodyTooLarge(1024 * 1024),
     UnsupportedMediaType("text/plain"),
 )

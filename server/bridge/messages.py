@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
@@ -10,6 +9,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from registry.errors import Violation
+from registry.values.decoder_messages import shape_violation, syntax_problem
 from registry.values.json_values import json_violation, overridden_violation
 from server.errors import UnstorableText
 from server.http.errors import InvalidBody, MalformedJson
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _EMPTY = b"{}"
-
-_MESSAGE = re.compile(r"(?P<message>.*?)(?: - at `(?P<path>.*)`)?", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
 
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
@@ -142,26 +139,17 @@ def _body_error(body: bytes, error: Exception) -> InvalidBody | MalformedJson:
     if isinstance(error, RecursionError):
         return InvalidBody([_TOO_DEEP])
     if not isinstance(error, msgspec.ValidationError):
-        return MalformedJson()
+        return _malformed(body, error)
     # The decoder stops at a field of the wrong type; the rest of the body may still be invalid JSON.
     try:
         _decoder(Any).decode(body)
     except RecursionError:
         return InvalidBody([_TOO_DEEP])
-    except _UNREADABLE:
-        return MalformedJson()
-    return _invalid_body(str(error))
+    except _UNREADABLE as malformed:
+        return _malformed(body, malformed)
+    broken = shape_violation(str(error))
+    return InvalidBody([Violation(broken.path, broken.reason, cut(broken.message, _MAX_MESSAGE))])
 
 
-def _invalid_body(text: str) -> InvalidBody:
-    """Return the error for a decoder's message, with the path of the field: `email`, `properties[2].type`.
-
-    The path is empty if the message is about the whole body.
-    """
-    parts = _MESSAGE.fullmatch(text)
-    assert parts is not None
-    message, path = cut(parts["message"], _MAX_MESSAGE), (parts["path"] or "").removeprefix("$").removeprefix(".")
-    if missing := _MISSING.fullmatch(message):
-        path = f"{path}.{missing['field']}".removeprefix(".")
-        return InvalidBody([Violation(path, "REQUIRED_FIELD_MISSING", f"{path} is required")])
-    return InvalidBody([Violation(path, "INVALID_FIELD", message)])
+def _malformed(body: bytes, error: Exception) -> MalformedJson:
+    return MalformedJson(f"The body is not valid JSON: {cut(syntax_problem(body, error), _MAX_MESSAGE)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from google.protobuf.message_factory import GetMessageClass
 
+from registry.values.decoder_messages import syntax_problem
 from registry.values.json_values import json_violation
 from server.errors import InvalidArgument, MalformedRequest
 from server.rpc.json_reading import MAX_DEPTH, MAX_SHOWN, message_reader, read_struct, too_deep
@@ -119,18 +120,8 @@ def _explained(data: bytes, unreadable: _Unreadable) -> InvalidArgument | Malfor
     error = unreadable.__cause__
     if isinstance(error, RecursionError):
         return MalformedRequest("The JSON is nested too deeply to be read")
-    return MalformedRequest(f"The request is not valid JSON: {_json_problem(data, error)}")
-
-
-def _json_problem(data: bytes, error: BaseException | None) -> str:
-    if not data:
-        return "it is empty; a message without fields is {}"
-    try:
-        # The decoder counts from the beginning of the text in which the byte is.
-        data.decode()
-    except UnicodeDecodeError as fault:
-        return f"it must be UTF-8, and byte {fault.start} is not"
-    return cut(str(error), MAX_SHOWN)
+    hint = "" if data else "; a message without fields is {}"
+    return MalformedRequest(f"The request is not valid JSON: {cut(syntax_problem(data, error), MAX_SHOWN)}{hint}")
 
 
 def _check_names(data: bytes) -> None:

@@ -43,7 +43,7 @@ def _use(context: click.Context, _parameter: click.Parameter, file: Path | None)
     if file is None:
         return
     try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        settings = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise Failure(f"{file} is not text in UTF-8") from None
     except tomllib.TOMLDecodeError as error:

@@ -9,6 +9,7 @@ import click
 
 from server.cli.arguments.message_parsers import instant, label
 from server.cli.arguments.options import option
+from server.cli.arguments.value_parsers import automation_id
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ _FILTER_OPTIONS = (
     option(
         "--automation",
         "automation_ids",
+        type=automation_id,
         metavar="ID",
         multiple=True,
         help="Only matches of this automation. (repeatable)",

@@ -55,7 +55,7 @@ def instant(text: str) -> Timestamp:
     try:
         return timestamp(parse_rfc3339(text))
     except ValueError as error:
-        raise click.BadParameter(f'"{text}" is {error}, such as 2026-06-01T12:00:00Z') from None
+        raise click.BadParameter(f'"{text}" is {error}; write it like 2026-06-01T12:00:00Z') from None
 
 
 def properties(text: str) -> Struct:

@@ -13,6 +13,7 @@ import click
 MAX_PORT = 65_535
 _YEAR = 365 * 86_400
 
+_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -47,6 +48,13 @@ def key(text: str) -> str:
     if not text:
         raise click.BadParameter("the key is empty; leave the option out to use the admin key of this machine")
     return secret(text)
+
+
+def automation_id(text: str) -> str:
+    """Parse the ID of an automation. A filter by its name would find nothing, and a watch wait for ever."""
+    if not _ID.fullmatch(text):
+        raise click.BadParameter(f'"{text}" is not the ID of an automation; signalbox automation list shows the IDs')
+    return text
 
 
 class FilePath(click.Path):

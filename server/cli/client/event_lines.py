@@ -10,7 +10,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
+from registry.suggestions import Suggestions
 from registry.times.timestamps import parse_rfc3339
+from registry.values.decoder_messages import shape_violation, syntax_problem
 from registry.values.json_values import json_violation
 from server.cli.arguments.message_parsers import to_struct
 from server.rpc.messages.times import timestamp
@@ -27,14 +29,14 @@ Line = tuple[int, bytes]
 
 
 class EventLine(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields of one line."""
+    """The fields of one line; null stands for a field that is not set, as in a call."""
 
-    name: str = ""
-    email: str = ""
-    contact_id: str = ""
-    properties: dict[str, Any] = {}
+    name: str | None = None
+    email: str | None = None
+    contact_id: str | None = None
+    properties: dict[str, Any] | None = None
     occurred_at: str | None = None
-    idempotency_key: str = ""
+    idempotency_key: str | None = None
 
 
 _decode = msgspec.json.Decoder(EventLine).decode
@@ -49,8 +51,7 @@ def read_event(line: bytes, default_name: str) -> pb.EventInput:
     except RecursionError:
         raise ValueError("the JSON is nested too deep") from None
     except ValueError as error:
-        fault = json_violation(line)
-        raise ValueError(fault.message if fault else str(error)) from None
+        raise ValueError(_problem(line, error)) from None
     name = stated.name or default_name
     if not name:
         raise ValueError('the line names no event: add "name", or give NAME to the command')
@@ -59,17 +60,31 @@ def read_event(line: bytes, default_name: str) -> pb.EventInput:
     try:
         occurred_at = None if stated.occurred_at is None else timestamp(parse_rfc3339(stated.occurred_at))
     except ValueError as error:
-        raise ValueError(f'occurred_at "{stated.occurred_at}" is {error}') from None
+        raise ValueError(f'occurred_at is {error}; got "{stated.occurred_at}"') from None
     event = pb.EventInput(
         name=name,
-        email=stated.email,
-        properties=to_struct(stated.properties),
+        email=stated.email or "",
+        properties=to_struct(stated.properties or {}),
         occurred_at=occurred_at,
-        idempotency_key=stated.idempotency_key,
+        idempotency_key=stated.idempotency_key or "",
     )
     if stated.contact_id:
         event.contact_id = stated.contact_id
     return event
+
+
+def _problem(line: bytes, error: ValueError) -> str:
+    """Return why the decoder rejected a line."""
+    if fault := json_violation(line):
+        return fault.message
+    if not isinstance(error, msgspec.ValidationError):
+        return f"the line is not valid JSON: {syntax_problem(line, error)}"
+    violation = shape_violation(str(error), "The line")
+    if violation.reason == "UNKNOWN_FIELD":
+        meant = Suggestions(EventLine.__struct_fields__).closest(violation.path)
+        hint = f"did you mean {meant}?" if meant else f"it has {', '.join(EventLine.__struct_fields__)}"
+        return f"{violation.message}; {hint}"
+    return violation.message
 
 
 async def batches(file: IO[bytes], size: int) -> AsyncIterator[list[Line]]:

@@ -186,4 +186,7 @@ class _Sender:
 
 
 def _reasons(error: pb.EventError) -> str:
-    return "; ".join(f"{one.path}: {one.message}" for one in error.violations) or error.message
+    shown = (
+        one.message if one.message.startswith(one.path) else f"{one.path}: {one.message}" for one in error.violations
+    )
+    return "; ".join(shown) or error.message

@@ -9,6 +9,7 @@ import click
 
 from server.cli.arguments.message_parsers import properties as json_object
 from server.cli.arguments.options import limit_option, option
+from server.cli.arguments.value_parsers import automation_id
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.events import show_violations
@@ -63,14 +64,14 @@ async def test_condition(
 
 @click.command("explain")
 @click.argument("event_id", metavar="EVENT_ID")
-@option("--automation", "automation_id", metavar="ID", default="", help="Only for this automation.")
+@option("--automation", "automation_id", type=automation_id, metavar="ID", help="Only for this automation.")
 @limit_option("automations")
 @client_command
-async def explain(session: Session, /, event_id: str, automation_id: str, limit: int) -> None:
+async def explain(session: Session, /, event_id: str, automation_id: str | None, limit: int) -> None:
     """Explain for each automation why a recorded event matched it or did not."""
     explanations = await list_all(
         partial(session.call, session.automations.ExplainEvent),
-        pb.ExplainEventRequest(event_id=event_id, automation_id=automation_id),
+        pb.ExplainEventRequest(event_id=event_id, automation_id=automation_id or ""),
         lambda response: response.explanations,
         limit,
     )

@@ -11,6 +11,7 @@ from server.cli.arguments.enums import RUN_OUTCOME, RUN_STATUS, enum_option, enu
 from server.cli.arguments.message_parsers import attributes as json_object
 from server.cli.arguments.message_parsers import duration
 from server.cli.arguments.options import etag_option, limit_option, option
+from server.cli.arguments.value_parsers import automation_id
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
 from server.cli.output.json_text import to_json
@@ -42,7 +43,7 @@ def run() -> None:
 
 @run.command("list")
 @enums_option("--status", "statuses", RUN_STATUS, help="Only runs with this status. (repeatable)")
-@option("--automation", "automation_id", metavar="ID", default="", help="Only runs of this automation.")
+@option("--automation", "automation_id", type=automation_id, metavar="ID", help="Only runs of this automation.")
 @option("--email", metavar="EMAIL", help="Only runs of the contact with this address.")
 @option("--contact-id", metavar="ID", help="Only runs of this contact.")
 @limit_option("runs")

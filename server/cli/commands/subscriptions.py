@@ -13,7 +13,7 @@ from server.cli.arguments.match_options import filter_options, start_point
 from server.cli.arguments.message_parsers import duration
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.arguments.push_options import push_change_options, push_options, take_push, take_push_changes
-from server.cli.arguments.value_parsers import WholeNumber
+from server.cli.arguments.value_parsers import WholeNumber, automation_id
 from server.cli.arguments.window_options import parked_until_option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
@@ -51,7 +51,9 @@ def selection_options(command: F) -> F:
     for decorate in (
         option("--all", "all", is_flag=True, help="All parked matches; not with other filters."),
         parked_until_option,
-        option("--automation", "automation_id", metavar="ID", default="", help="Only matches of this automation."),
+        option(
+            "--automation", "automation_id", type=automation_id, metavar="ID", help="Only matches of this automation."
+        ),
         option("--match", "match_ids", metavar="ID", multiple=True, help="Only this match. (repeatable)"),
     ):
         command = decorate(command)
@@ -199,17 +201,19 @@ async def seek(session: Session, subscription: str, start: pb.StartPoint, etag: 
 
 @subscription.command()
 @click.argument("subscription")
-@option("--automation", "automation_id", metavar="ID", default="", help="Only matches of this automation.")
+@option("--automation", "automation_id", type=automation_id, metavar="ID", help="Only matches of this automation.")
 @parked_until_option
 @limit_option("matches")
 @client_command
 async def parked(
-    session: Session, /, subscription: str, automation_id: str, parked_until: Timestamp | None, limit: int
+    session: Session, /, subscription: str, automation_id: str | None, parked_until: Timestamp | None, limit: int
 ) -> None:
     """List the parked matches of a subscription, most recently parked first."""
     parked_matches = await list_all(
         partial(session.call, session.matches.ListParkedMatches),
-        pb.ListParkedMatchesRequest(subscription=subscription, automation_id=automation_id, parked_until=parked_until),
+        pb.ListParkedMatchesRequest(
+            subscription=subscription, automation_id=automation_id or "", parked_until=parked_until
+        ),
         lambda response: response.parked_matches,
         limit,
     )
