@@ -36,7 +36,7 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 AT_ONCE = pb.Backoff(initial_delay=seconds(0))
 NETWORKS = ("--push-networks", "127.0.0.0/8")
-TAKEOVER_SECONDS = 10.0
+TAKEOVER_SECONDS = 30.0
 
 
 @pytest_asyncio.fixture
@@ -120,8 +120,8 @@ async def test_a_request_that_waits_for_its_connection_is_not_sent_by_settings_f
 async def test_a_subscription_whose_creation_was_cancelled_too_late_is_pushed(
     store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pushers, "POLL_SECONDS", WAIT)
-    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", WAIT)
+    monkeypatch.setattr(pushers, "POLL_SECONDS", 10 * WAIT)
+    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", 10 * WAIT)
     async with serving(store.url, push_networks=LOOPBACK) as service:
         shop = await till(service)
         writing = HeldBack(monkeypatch, push_store, "write_push")

@@ -23,7 +23,7 @@ UNKNOWN = pb.DELIVERY_OUTCOME_UNKNOWN
 RETRY, PARK, SKIP = pb.NACK_ACTION_RETRY, pb.NACK_ACTION_PARK, pb.NACK_ACTION_SKIP
 EARLIEST = pb.StartPoint(log_end=pb.LOG_END_EARLIEST)
 
-WAIT = 10.0
+WAIT = 30.0
 """So long, in seconds, a test waits for what must come."""
 
 
