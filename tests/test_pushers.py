@@ -36,7 +36,7 @@ on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 on_postgresql = pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
 AT_ONCE = pb.Backoff(initial_delay=seconds(0))
 NETWORKS = ("--push-networks", "127.0.0.0/8")
-TAKEOVER_SECONDS = 30.0
+TAKEOVER_SECONDS = 10.0
 
 
 @pytest_asyncio.fixture
