@@ -13,6 +13,8 @@ from automation.subscriptions.tables import subscription_delivery
 from automation.subscriptions.values import DeliveryOrder, SearchBounds
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Connection
 
     from automation.subscriptions.values import Subscription
@@ -69,23 +71,32 @@ class DueSearch:
         self.nothing_due_until = min(self.nothing_due_until, lease_end)
         self.next_lease = min(self.next_lease, lease_end)
 
-    def advance(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
-        """Update the bounds after the searches and writes of this step."""
+    def find_next(
+        self,
+        connection: Connection,
+        subscription: Subscription,
+        written: Iterable[int],
+        *,
+        all_due: bool,
+        all_expired: bool,
+    ) -> None:
+        """Update the bounds after a step, and find when a lease ends and a match is due next, NEVER where none is.
+
+        `written` are the times at which leases end or matches are due that the step has written, 0 where it wrote none.
+        `all_due` if it has leased all matches that were due, `all_expired` if it has ended all leases that were over.
+        """
+        self._advance(min(time for time in written if time), all_due=all_due, all_expired=all_expired)
+        times = _NEXT.row(connection, own=subscription.key, lease=self.next_lease, retry=self.next_retry)
+        self.next_lease, self.next_retry = (time or NEVER for time in times)
+        self.nothing_due_until = min(self.next_lease, self.next_retry) if all_due and all_expired else 0
+
+    def _advance(self, earliest_written: int, *, all_due: bool, all_expired: bool) -> None:
         self.next_lease = max(min(self.next_lease, earliest_written), self.now + 1)
         self.next_retry = max(min(self.next_retry, earliest_written), self.now + 1)
         if all_expired:
             self.leases_from = max(0, self.now - BOUNDS_MARGIN)
         if all_due:
             self.retries_from = max(0, self.now - BOUNDS_MARGIN)
-
-    def find_next(self, connection: Connection, subscription: Subscription, *, all_found: bool) -> None:
-        """Find when a lease ends and a match is due next, NEVER where none is.
-
-        `all_found` if no lease has ended and no retry is due by now that this step leaves to the next one.
-        """
-        times = _NEXT.row(connection, own=subscription.key, lease=self.next_lease, retry=self.next_retry)
-        self.next_lease, self.next_retry = (time or NEVER for time in times)
-        self.nothing_due_until = min(self.next_lease, self.next_retry) if all_found else 0
 
     @property
     def next_due(self) -> int:

@@ -130,10 +130,8 @@ def step(
     if search.skipped:
         search.note_lease_end(lease_end if leased else NEVER)
     else:
-        all_due, all_expired = len(due) < capacity, not more
         written = [result.due_at for group in results for result in group] + [retry_due, lease_end]
-        search.advance(min(time for time in written if time), all_due=all_due, all_expired=all_expired)
-        search.find_next(connection, subscription, all_found=all_due and all_expired)
+        search.find_next(connection, subscription, written, all_due=len(due) < capacity, all_expired=not more)
     more = more or reading.more
     exhausted = not more and leased < capacity
     bounds = search.bounds()
