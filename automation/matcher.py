@@ -47,7 +47,7 @@ CHANGED: Final = 128
 """Once more automations than this have changed, all are indexed again."""
 
 Outcome: TypeAlias = "tuple[bool | Failure, int]"
-"""What a condition evaluated to, and its cost in steps."""
+"""The outcome of a condition, and its cost in steps."""
 
 
 class MatchingLimit(StrEnum):
@@ -134,7 +134,7 @@ class OutcomeRecorder:
         return outcome
 
     def decision_of(self, matcher: Matcher) -> None:
-        """Return None: each decision is to be made."""
+        """Return None: every decision has to be made."""
 
 
 class _Layer:

@@ -41,7 +41,7 @@ class Match(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class MatchFilter:
-    """Which matches to read; what is empty narrows nothing. Labels are those that the automation has now."""
+    """Which matches to read; an empty field selects all. Labels are the current ones of the automation."""
 
     automation_ids: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict, hash=False)

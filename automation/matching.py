@@ -107,7 +107,7 @@ class LiveAutomations:
     def compile(self, seconds: float) -> bool:
         """Compile the matchers of all event names, so that no event has to wait for it.
 
-        Return whether all is done. If not, call it again: it ends when the time is over.
+        Stop after some time, and return whether all are compiled; if not, call it again.
         """
         ends_at = perf_counter() + seconds
         for automations in self._active.values():

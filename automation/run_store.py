@@ -119,7 +119,7 @@ def due_runs(connection: Connection, project_pk: int, now: int, limit: int) -> l
 
 
 def waiting_counts(connection: Connection, now: int) -> tuple[int, int]:
-    """Count the waiting runs of all projects, and those of them whose time is over, each up to COUNTED."""
+    """Count the waiting runs of all projects, and the overdue ones among them, each up to COUNTED."""
     waiting = select(_run.number).where(WAITING).limit(COUNTED).subquery()
     overdue = select(_run.number).where(TIMED, _run.timeout_at <= now).limit(COUNTED).subquery()
     counts = (select(func.count()).select_from(rows).scalar_subquery() for rows in (waiting, overdue))

@@ -22,7 +22,7 @@ _REORDERING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 def name_problem(name: str) -> str | None:
-    """Return the problem with the name of an event or property, to follow what is named; None if it is valid."""
+    """Return the problem with the name of an event or property, worded to follow its subject; None if it is valid."""
     if not name.strip():
         return "must not be blank"
     if len(name) > MAX_NAME_LENGTH:
@@ -34,9 +34,9 @@ def name_problem(name: str) -> str | None:
 
 
 def given_name_problem(name: str, before: str = "") -> str | None:
-    """Return the problem with a name that a resource is given, to follow what is named; None if it is valid.
+    """Return the problem with a resource's new name, worded to follow its subject; None if it is valid.
 
-    The name that it had `before` stays valid, so that a resource from before a rule can be changed otherwise.
+    Its name `before` the change stays valid, so that resources older than a rule can still be updated.
     """
     if name == before != "":
         return None

@@ -83,7 +83,7 @@ UNLIMITED: Final = 2**60
 _ABSENT: Final[Any] = object()
 
 EVALUATION_COST: Final = 4
-"""What beginning an evaluation costs, about half a microsecond."""
+"""The cost of beginning an evaluation, about half a microsecond."""
 
 LATE: Final = frozenset({("event", "id"), ("event", "received_at"), ("contact", "id")})
 """The paths whose values only the commit knows: it makes them from the position, the log's time and new contacts."""
@@ -140,12 +140,12 @@ def compile_plain(root: Node) -> Evaluate:
 
 
 def base_cost(root: Node) -> int:
-    """Return what each evaluation of a condition costs: EVALUATION_COST and a step for each of its nodes."""
+    """Return the cost of each evaluation of a condition: EVALUATION_COST and a step for each of its nodes."""
     return EVALUATION_COST + sum(1 for _ in walk(root))
 
 
 def limited(outcome: Any, limit: int) -> Any:
-    """Return an outcome, with the message of a lower limit in place of that of MAX_COST."""
+    """Return an outcome; a failure at a lower limit than MAX_COST has a message that names this limit."""
     return LATE_TOO_MUCH if outcome is TOO_MUCH and limit < MAX_COST else outcome
 
 

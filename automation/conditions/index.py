@@ -47,7 +47,7 @@ _MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "=="}
 _NUMBERS: Final = frozenset({int, float, Int})
 
 _UNNAMED: Final = 8
-"""How many values of a path are assumed to be as frequent as those that conditions name."""
+"""The number of values that a path is assumed to have, as frequent as those named by conditions."""
 
 
 class Equals(msgspec.Struct, frozen=True):
@@ -195,7 +195,7 @@ class ConditionIndex:
         return sorted({*found, *self._always})
 
     def rules_out(self, properties: Mapping[str, Any]) -> bool:
-        """Return whether certainly no condition holds for an event with these properties, whatever else it has.
+        """Return True only if no condition can hold for an event with these properties.
 
         Most events match nothing, and this takes a third of the time of making a subject and asking for candidates.
         """

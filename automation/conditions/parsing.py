@@ -100,7 +100,7 @@ _HINTS: Final = {
     "<>": "inequality is written !=",
     "{": "map literals are not supported",
 }
-"""What is right instead of tokens that CEL does not have, in lower case."""
+"""Hints for tokens that CEL does not have. The tokens are in lower case."""
 
 _LAST_TOKEN: Final = re.compile(r"(?:\w+|\S)(?=\s*\Z)")
 _LONGEST_HINTED: Final = 8

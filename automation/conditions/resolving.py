@@ -43,7 +43,7 @@ FUNCTIONS: Final = {
 """The number of arguments of each function; the receiver of a method is its first argument."""
 
 MACROS: Final = ("has", ".exists", ".all")
-"""What is called like a function or a method, but takes a path, or a name and a condition."""
+"""Names that are called like functions or methods, but take a path, or a name and a condition."""
 
 # The reserved words of CEL.
 _RESERVED = re.compile(

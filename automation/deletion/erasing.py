@@ -43,13 +43,13 @@ def runs_of_contact(connection: Connection, contact_key: int, after: int, limit:
 
 
 def count_open_runs(connection: Connection, project_pk: int, numbers: Sequence[int]) -> int:
-    """Return how many of the runs have not ended."""
+    """Return the number of runs that have not ended."""
     query = select(func.count()).where(_own_runs(connection), _run.status.in_([*OPEN]))
     return connection.scalar(query, _parameters(connection, project_pk, numbers)) or 0
 
 
 def erase_runs(connection: Connection, project_pk: int, numbers: Sequence[int], head: int, now: int) -> ErasedRuns:
-    """Cancel the open ones of these runs, and erase what engines have stored with all of them.
+    """Cancel those of the runs that are open, and erase the data that engines have stored with the runs.
 
     `head` is the position of the newest event. The caller holds the lock of the project's head.
     """

@@ -23,7 +23,7 @@ COUNTED: Final = 10_000
 
 
 class Backlog(NamedTuple):
-    """What a subscription owes. `oldest_matched_at` is that of the earliest match after the floor, 0 without one."""
+    """The backlog of a subscription. `oldest_matched_at` is the time of the first match after its floor, or 0."""
 
     key: int
     project_pk: int

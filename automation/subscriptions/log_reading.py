@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 READ_LIMIT: Final = 1_000
 """The most matches of the log that one step reads."""
 PIGGYBACK_READ_LIMIT: Final = 100
-"""The most of them that it reads in the transaction of events, whose senders wait for it."""
+"""The most matches that a step reads in a transaction of events, whose senders wait for it."""
 BLOCKED_LIMIT: Final = 10_000
 """With this many blocked matches, a subscription reads no further: one contact cannot fill the table."""
 _READ_AHEAD: Final = 100

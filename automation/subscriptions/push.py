@@ -38,7 +38,7 @@ MAX_HEADER_VALUE: Final = 1_000
 KEPT_ATTEMPTS: Final = 20
 """The number of last requests that are kept of a subscription."""
 
-SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the prefix of every secret
 
 _NAME = re.compile("[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile("[!-~]([ \t!-~]*[!-~])?")
@@ -62,7 +62,7 @@ _RESERVED_NAMES: Final = frozenset(
 
 
 class PushAttempt(msgspec.Struct, frozen=True):
-    """A request that pushed a match, and what came of it; `status` is 0 without a response."""
+    """A request that pushed a match, and its outcome; `status` is 0 without a response."""
 
     webhook_id: str
     attempt: int

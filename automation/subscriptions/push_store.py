@@ -100,12 +100,12 @@ def claim_pushes(connection: Connection, owner: str, now: int, until: int) -> se
     free = or_(_push.owner == owner, _push.owned_until <= now)
     active = subscription_table.c.key == _push.subscription_key
     query = select(_push.subscription_key).join(subscription_table, active).where(subscription_table.c.pushes, free)
-    # In one order, so that servers that claim at once do not wait for each other in a circle.
+    # Locked in one order: servers that claim at the same time would deadlock otherwise.
     locked = query.order_by(_push.subscription_key).with_for_update(skip_locked=True, of=subscription_push)
     keys = [row.subscription_key for row in connection.execute(locked)]
     if keys:
         claimed = update(subscription_push).where(_push.subscription_key.in_(keys))
-        # Who asked an earlier owner need not be there any more.
+        # A server that asked an earlier owner may be gone by now.
         asked = case((_push.owner == owner, _push.wanted_by), else_="")
         connection.execute(claimed.values(owner=owner, owned_until=until, wanted_by=asked))
     return set(keys)
@@ -125,7 +125,7 @@ def hand_over_pushes(connection: Connection, owner: str, keys: Sequence[int], un
 
 
 def release_pushes(connection: Connection, owner: str) -> None:
-    """End the claims of an owner, and what it asks for."""
+    """End the claims of an owner, and withdraw its requests for others."""
     ended = {"owner": "", "owned_until": 0, "wanted_by": ""}
     connection.execute(update(subscription_push).where(_push.owner == owner).values(ended))
     connection.execute(update(subscription_push).where(_push.wanted_by == owner).values(wanted_by=""))

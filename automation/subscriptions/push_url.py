@@ -45,7 +45,7 @@ def normal_url(url: str) -> str:
     if not path.isascii():
         raise ValueError("must not contain characters beyond ASCII after its host; percent-encode them")
     normal = f"{scheme.lower()}://{_normal_host(parts['host'])}{f':{port}' if port else ''}{path or '/'}"
-    # What the standard library takes for the host is what was checked.
+    # The standard library must find the same host in the URL as was checked here.
     if urlsplit(normal).netloc != normal.split("/")[2]:
         raise ValueError("is not read alike by everybody; write it without special characters")
     return normal

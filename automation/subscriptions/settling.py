@@ -95,7 +95,7 @@ def _end_all(
     if connection.dialect.name != "sqlite" or not named or len(named) < len(leases):
         return False
     if subscription.order is DeliveryOrder.POSITION and (found := spans(named)):
-        # Those that are settled here although others name no current lease are found to be settled afterwards.
+        # If this settles some deliveries but not all, the caller finds these settled when it looks at each.
         return sum(_END_SPAN.run(connection, own=subscription.key, **span._asdict()) for span in found) == len(named)
     count, contacts = _CURRENT.row(connection, own=subscription.key, **packed_pairs(connection, named))
     if count < len(named):

@@ -104,7 +104,7 @@ def lock_subscription(connection: Connection, key: int, *, wait: bool = True, re
 
 
 def lock_row(connection: Connection, key: int) -> bool:
-    """Lock a subscription, as `lock_subscription` does, whatever its row has. Return whether it exists."""
+    """Lock a subscription as `lock_subscription` does, even if its row is unreadable. Return whether it exists."""
     return connection.scalar(_LOCK_ROW, {"own": key}) is not None
 
 

@@ -25,7 +25,7 @@ DEFAULT_MAX_DELAY: Final = 600 * _SECOND
 DEFAULT_MULTIPLIER: Final = 2.0
 
 LEASE_EXPIRED: Final = "lease expired"
-"""Why an attempt failed whose lease ended before it was settled."""
+"""The failure of an attempt whose lease ended before it was settled."""
 
 # Beyond this power of e every delay is longer than the longest.
 _LARGE_EXPONENT = 50
@@ -129,7 +129,7 @@ class Subscription:
 
     @property
     def tag(self) -> str:
-        """What the ids of its deliveries end with."""
+        """The suffix of the ids of its deliveries."""
         return self.id[-8:]
 
 
@@ -200,7 +200,7 @@ class Extend:
 
 
 Settlement = Ack | Nack | Extend
-"""What a consumer asks for its deliveries."""
+"""What a consumer requests for its deliveries."""
 
 
 @dataclass(frozen=True, slots=True)

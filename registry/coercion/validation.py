@@ -49,7 +49,7 @@ A path may have 40,000 characters and a payload 10,000 values, so the report of 
 SENT: Final = "; got "
 """Comes before the value in the message of a violation."""
 SENT_PERSONAL: Final = "; the value that was sent is personal"
-"""Stands for both, to a caller who may not see the value."""
+"""Replaces SENT and the value for a caller who may not see the value."""
 
 _SUGGESTIONS = 3
 """The number of violations that come with a suggestion."""

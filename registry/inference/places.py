@@ -75,7 +75,7 @@ def _kind_of_text(text: str) -> str:
 
 
 def note_text(place: Place, text: str) -> None:
-    """Note a text among the different ones of its property, unless they are too many, long, or may be addresses."""
+    """Count a text as a possible suggested value; drop all of them if they are too many, long, or may be addresses."""
     if place.texts is None:
         return
     place.texts[text] += 1

@@ -27,14 +27,14 @@ def latest_marks(newest_first: Iterable[Schema]) -> Marks:
 
 
 def needs_marks(new: Schema, known: Schema | None) -> bool:
-    """Return whether what is personal in a new schema depends on earlier ones than the known one."""
+    """Return whether schemas earlier than the known one decide which properties of a new schema are personal."""
     if known is None or _starts_to_keep(new, known):
         return True
     return bool(latest_marks([new]).keys() - latest_marks([known]).keys())
 
 
 def keep_personal(new: Schema, known: Schema | None, earlier: Marks = MappingProxyType({})) -> Schema:
-    """Return a new schema with everything personal in it that a known one declares as personal.
+    """Return a new schema in which every property that a known schema declares as personal is personal.
 
     For callers who replace a schema and cannot say what is personal. A property that loses its nested properties is
     personal if one of these was. A personal property that is no longer declared, where undeclared ones are kept, stays
@@ -103,7 +103,7 @@ def _tree(marks: Marks, parent: tuple[str, ...] = ()) -> tuple[Property, ...]:
 def _with_earlier(
     declared: Sequence[Property], parent: tuple[str, ...], added: Collection[tuple[str, ...]], marks: Marks
 ) -> tuple[Property, ...]:
-    """Return properties of which the added ones are as personal as they were, or as what was in them."""
+    """Return properties; an added one gets its earlier mark, and is personal if a property in it was."""
     found: list[Property] = []
     for each in declared:
         path = (*parent, each.name)

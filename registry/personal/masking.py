@@ -29,7 +29,7 @@ class PersonalPaths:
 
     @classmethod
     def of(cls, *schemas: Schema | None) -> PersonalPaths:
-        """Return those of several schemas."""
+        """Return the personal properties of several schemas."""
         return cls(frozenset(path for schema in schemas if schema for path in personal_paths(schema.properties, ())))
 
     def touched_by(self, path: Sequence[str]) -> bool:
@@ -66,7 +66,7 @@ class PersonalPaths:
 
 
 def _masked(value: Any, path: tuple[str, ...], personal: frozenset[tuple[str, ...]]) -> Any:
-    """Return a value with what is personal in it masked. Items of an array have the path of the array."""
+    """Return a value with its personal parts masked. Items of an array have the path of the array."""
     if path in personal:
         return MASK
     if not any(begins_with(names, path) for names in personal):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def as_text(table: Table) -> list[ColumnElement[Any]]:
-    """Return the columns of a table to select, those of text as text."""
+    """Return the columns of a table for a SELECT, text columns cast to text."""
     return [text_of(column) if isinstance(column.type, Text) else column for column in table.columns]
 
 

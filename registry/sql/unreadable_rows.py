@@ -67,7 +67,7 @@ class UnreadableRows:
 
 
 UNREADABLE_ROWS: Final = UnreadableRows()
-"""Those of this process. It is global because the many functions that read rows know of no server."""
+"""The unreadable rows of this process. Global, because the many functions that read rows are passed no server."""
 
 
 def load_object(text: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
 
 OUT_OF_RANGE: Final = "is beyond the range of a double; a number must be finite"
-"""The problem with a number such as 1e400, to follow its path."""
+"""The problem with a number such as 1e400, worded to follow its path."""
 NOT_A_NUMBER: Final = "is NaN; a number must be finite"
 HALF_A_PAIR: Final = "contains half a surrogate pair, which is not a character"
 

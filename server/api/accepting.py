@@ -147,7 +147,7 @@ class _Core(_cython.AioServer):  # type: ignore[misc]
         self._handlers |= handlers
 
     def _make_request_call_future(self, method_bytes: bytes | None) -> Any:
-        """Return what the library's loop waits for; it is called once for each method, and after each other call."""
+        """Return the future that the library's loop awaits; called once for each method, and after every other call."""
         if method_bytes is None:
             return super()._make_request_call_future(None)
         self._methods.append(method_bytes)
@@ -161,7 +161,7 @@ class _Core(_cython.AioServer):  # type: ignore[misc]
                 streams = self._handlers[method.decode()].response_streaming
                 most = STREAM_ACCEPTORS if streams else ACCEPTORS
                 acceptors.create_task(self._accept(method, acceptors, most - 1), name=ACCEPTING)
-        # What the library expects of a wait that has ended without a call.
+        # The library's own error for a wait that ended without a call.
         raise _internal("_RequestCallError")
 
     async def _accept(self, method: bytes, acceptors: asyncio.TaskGroup, more: int) -> None:

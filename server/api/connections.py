@@ -14,7 +14,7 @@ _OPEN_FILES = Path("/dev/fd")
 def close_connections(port: int) -> None:
     """Close every TCP connection that this process accepted on a port; data already written to it is still sent."""
     for opened in [int(path.name) for path in _OPEN_FILES.iterdir()]:
-        # A descriptor may have been closed since; that of the listing has.
+        # A descriptor may have been closed since it was listed; the one that listed the folder has been.
         with suppress(OSError):
             if stat.S_ISSOCK(os.fstat(opened).st_mode):
                 _close_accepted(os.dup(opened), port)

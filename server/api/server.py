@@ -35,7 +35,7 @@ MAX_UNANSWERED: Final = 50_000
 calls as CANCELLED, which retry policies do not retry, so that the limits of calls must come first."""
 
 UNREAD_BYTES: Final = 64 * 1024
-"""What a call may send before it is read: its message waits in the client until there is room."""
+"""The most bytes that a call may send before it is read; the rest of its message waits in the client."""
 
 KEEPALIVE_SECONDS: Final = 60
 """A client that has sent nothing for this time is asked whether it is still there."""

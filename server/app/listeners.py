@@ -94,7 +94,7 @@ async def serving(
 
 
 def _watch(metrics: Metrics, database: MeasuredDatabase, health: StorageHealth, calls: OpenCalls) -> None:
-    """Report what is read whenever the metrics are."""
+    """Register the values that are read whenever the metrics are requested."""
     watch_process(metrics.registry, database.kind)
     metrics.database.watch(database.connections)
     database.on_checkpoint(metrics.database.checkpoints.observe)

@@ -77,7 +77,7 @@ class AuditRecorder:
     def add(self, connection: Connection, project_pk: int, entry_id: str, effect: AuditedValues, counted: str) -> None:
         """Write an entry about an effect, or add its number to that of the entry, if there is one of this id.
 
-        So there is one entry of a call with several transactions, and each of them has its share in it. `counted` names
+        So a call with several transactions has one entry, to which each of them adds its share. `counted` names
         the number.
         """
         if self._describe is None:
@@ -145,7 +145,7 @@ class AuditedChanges:
         return await self._database.write(in_transaction)
 
     def recorder(self, action: str) -> AuditRecorder:
-        """Return what records the effects of the current call. `action` is the name of an RPC."""
+        """Return a recorder of the effects of the current call. `action` is the name of an RPC."""
         return AuditRecorder(call_context.current(), action, self._describe)
 
 

@@ -89,7 +89,7 @@ class _Lookup(Generic[T]):
         self._late_at = monotonic() + LATE_SECONDS
 
     async def result(self) -> T:
-        """Return what was read. Raise what the read raised, and StorageLate."""
+        """Return the result of the read. Raise its error, or StorageLate."""
         for seconds in (max(0.0, self._late_at - monotonic()), _STALL_SECONDS):
             if not self.task.done():
                 await asyncio.wait({self.task}, timeout=seconds)

@@ -52,7 +52,7 @@ class _Period:
     examined: int = 0
     """All events up to this position were examined."""
     retried: int = 0
-    """Of these, the ones up to this position were examined again, to delete those that are no longer in use."""
+    """Those up to this position were examined again, to delete events that are no longer in use."""
 
 
 class EventRetention:

@@ -227,7 +227,7 @@ class Bridge:
             self._tracer.end_call(span, exchange.reason, **{"http.response.status_code": response.status})
 
     def _record(self, exchange: _Exchange, status: int, seconds: float, sent: int) -> None:
-        """Count a request that was answered, and log it if it is to be."""
+        """Count an answered request, and log it if required."""
         route = exchange.route
         dialect = exchange.mount.dialect.name if exchange.mount else ""
         self._metrics.count_request(dialect, status, route.path if route else "", seconds)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DemoEvent:
-    """The event that the demo sends, the contact it is about, and what it was recorded as in examples."""
+    """The event that the demo sends, its contact, and its ID and time in examples."""
 
     name: str
     email: str

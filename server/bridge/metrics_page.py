@@ -32,10 +32,10 @@ REST_FACTOR: Final = 5
 
 
 class MetricsPage:
-    """Renders the metrics, for all who ask at the same time at once."""
+    """Renders the metrics, once for all requests that wait at the same time."""
 
     def __init__(self, metrics: Metrics, refresh: Callable[[], Awaitable[None]] | None = None) -> None:
-        """`refresh` reads what the page shows and nothing counts, before each rendering."""
+        """`refresh` is called before each rendering, to read the values that nothing counts."""
         self._refresh = refresh
         self._complete = metrics.registry
         self._summed = _Summed(metrics.registry)
@@ -53,7 +53,7 @@ class MetricsPage:
     async def _rendered(self, by_project: bool) -> bytes:
         async with self._turn:
             await asyncio.sleep(self._due - perf_counter())
-            # Who asks from here on gets the next page.
+            # Requests from here on get the next page.
             del self._waiting[by_project]
             if self._refresh is not None:
                 await self._refresh()

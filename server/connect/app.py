@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 PREFIX: Final = b"/signalbox.v1."
-"""What the paths of all RPCs begin with, and no path of a dialect does."""
+"""The prefix of the paths of all RPCs, and of no path of a dialect."""
 
 _LABEL: Final = "connect"
 """The label of its requests in the metrics, beside the names of dialects."""

@@ -43,7 +43,7 @@ STATUSES: Final = tuple(sorted({*_STATUSES.values(), *_PRECISE_STATUSES.values()
 """Every HTTP status of an error."""
 
 PRECISE_STATUSES: Final = tuple(sorted(_PRECISE_STATUSES.values()))
-"""Those of requests that are not of the protocol, which a stream has too: its other errors are at its end."""
+"""The statuses of requests that break the protocol. Only these are statuses of streams, too: other errors end them."""
 
 
 def connect_code(error: Exception) -> StatusCode:

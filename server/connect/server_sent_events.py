@@ -50,7 +50,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class WatchCall:
-    """What carries one call: a query, and a response of events."""
+    """The transport of one call: a query, and a response of events."""
 
     own_errors = (ClientGone,)
 

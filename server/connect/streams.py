@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class StreamCall:
-    """What carries one call: a request with one envelope, and a response with many."""
+    """The transport of one call: a request with one envelope, and a response with many."""
 
     own_errors = (ClientGone,)
 

@@ -22,7 +22,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class UnaryCall:
-    """What carries one call: a request, which is answered once the call has ended."""
+    """The transport of one call: a request, which is answered once the call has ended."""
 
     __slots__ = ("_codec", "_loop_time", "_request", "_sent", "credentials", "error")
 

@@ -23,7 +23,7 @@ SLOW_SECONDS: Final = 1.0
 """A call that takes longer is logged, unless it is a stream, or waits for matches as long as its caller asked it to."""
 
 LINES_A_SECOND: Final = 50
-"""The most lines of a kind: whoever floods the server with calls that fail does not flood the disk, too."""
+"""The most lines of a kind in a period, so that a flood of failing calls does not fill the disk."""
 
 OUTAGE_SECONDS: Final = 60
 """One call in this time is logged of those that fail because the database does."""

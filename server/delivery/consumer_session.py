@@ -73,7 +73,7 @@ _DRAIN_SHARE: Final = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What a consumer opens its stream with."""
+    """The settings with which a consumer opens its stream."""
 
     subscription: str
     consumer_id: str

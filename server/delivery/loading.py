@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LoadedDelivery(NamedTuple):
-    """A delivery with its match and what that refers to."""
+    """A delivery with its match, and the match's event and automation."""
 
     delivery: Delivery
     loaded: LoadedMatch

@@ -35,7 +35,7 @@ RECENT_PROJECTS: Final = 64
 
 
 class LoadedMatch(NamedTuple):
-    """A match with what it refers to; the automation has no attributes, and may be deleted."""
+    """A match with its event and automation; the automation has no attributes, and may be deleted."""
 
     match: Match
     automation: Automation
@@ -43,7 +43,7 @@ class LoadedMatch(NamedTuple):
 
 
 class LoadStamp(NamedTuple):
-    """When matches were loaded, or began to be: the version of what is in memory, and the time."""
+    """The version of the matches in memory and the time, as they were when loading began."""
 
     version: int
     at: float

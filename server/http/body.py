@@ -50,7 +50,7 @@ ENCODINGS: Final = ("gzip", "identity")
 """The content encodings that are decoded."""
 
 GZIP_PIECE: Final = 32 * 1024
-"""Of compressed data, inflated in at most 3 ms: blocks without content take as long as others."""
+"""The bytes of compressed data that are inflated at a time, in at most 3 ms: blocks without content take as long."""
 
 _JSON: Final = b"application/json"
 _GZIP: Final = frozenset({b"gzip", b"x-gzip"})
@@ -83,7 +83,7 @@ class HeldBytes:
         self.size = size
 
     def shrink(self, size: int) -> None:
-        """Give back what is more than the size of the body, or than nothing if the body is small."""
+        """Give back the bytes beyond the size of the body; all of them if the body is small."""
         rest = size if size > SMALL_BODY else 0
         if self.size > rest:
             self._shared.give(self._key, self.size - rest)

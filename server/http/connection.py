@@ -308,7 +308,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._deadline = self._loop.time() + self._idle_seconds
 
     def _refuse(self, error: Exception) -> None:
-        """Answer as the last thing, unless the request that is not read on has its answer already."""
+        """Send a last answer, unless the unfinished request has been answered."""
         if self._ended:
             return
         own = error.__context__

@@ -206,7 +206,7 @@ class HttpExchange:
     async def run(self, application: Application) -> None:
         """Call the application; an incomplete answer closes the connection."""
         scope, self._scope = self._scope, {}
-        # One way only: what refers to itself would stay in memory until garbage is collected, which is rare.
+        # No reference back: a cycle would stay in memory until garbage is collected, which is rare.
         scope["exchange"] = self
         try:
             await application(scope, self.receive, self.send)
@@ -256,7 +256,7 @@ class HttpExchange:
         self._begin(status, (*headers, *self.exposing), b"" if lengths or not self._chunks else _CHUNKED)
 
     def _begin(self, status: int, headers: Iterable[Header], lines: bytes) -> None:
-        """Begin the answer by headers, and lines of others."""
+        """Begin the answer with these headers, and with lines that are ready."""
         parts = [_STATUS_LINES[status], self._connection.default_lines, lines]
         for name, value in headers:
             if b"\n" in value or b"\r" in value:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 SAFE_HEADERS: Final = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-"""Headers of every response: it is what its type says, and no cache keeps what belongs to a customer."""
+"""Headers of every response: browsers do not guess its type, and caches do not keep data of customers."""
 
 
 def repeated_header(headers: Iterable[tuple[bytes, bytes]], single: Collection[bytes]) -> bytes:

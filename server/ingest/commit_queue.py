@@ -41,13 +41,13 @@ GROUP_EVENTS: Final = 1_000
 """A commit takes no further batch once it holds this many events: while it is stored, the loop reads the next ones."""
 
 GROUP_MICROSECONDS: Final = 50_000
-"""Nor once it is likely to take this long: whoever comes next waits for it."""
+"""Nor once it is likely to take this long, because the next batches wait for it."""
 
 SHARED_GROUP_MICROSECONDS: Final = 6_000
 """The same while several projects send. Twice the time of a lone send: one that came too late waits for another one."""
 
 SHARED_SECONDS: Final = 5.0
-"""How long after several projects were in the queue groups stay short, for those that send now and then."""
+"""How long groups stay short after several projects were in the queue, because some projects send now and then."""
 
 PART_EVENTS: Final = 250
 """The events in a part of an independent batch, fewer where these would take longer than a shared group."""
@@ -57,7 +57,7 @@ SMALL_BYTES: Final = 16 * 1024
 """A project with nothing in the queue may always add a batch of this size."""
 
 _UNIT_MICROSECONDS: Final = 10.0
-"""What a unit of a batch costs before the commits of a project have shown it."""
+"""The assumed cost of a unit of a batch, until commits of the project have been measured."""
 
 _LEARN_UNITS: Final = 16
 """Commits of fewer units are not measured: most of their time does not depend on what they hold."""
@@ -71,7 +71,7 @@ def queue_bytes() -> int:
 
 
 class _Held:
-    """What one project has in the queue."""
+    """The events and bytes of one project in the queue."""
 
     __slots__ = ("bytes", "events")
 

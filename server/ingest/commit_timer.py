@@ -36,7 +36,7 @@ GATHER_SECONDS = 0.020
 """The longest time that a commit waits for the expected batches. A commit costs as much as several events."""
 
 RECENT_SECONDS: Final = 1.0
-"""For this time after a commit that may have recorded events, there are others for whom refused events wait."""
+"""How long after a commit that may have recorded events refused events wait for the next such commit."""
 
 REST: Final = 4
 """After a commit of refused events alone, the next one waits this many times as long as it took, but no longer than
@@ -73,7 +73,7 @@ class CommitTimer:
                 self._wake()
 
     def took(self, batches: Sequence[Batch]) -> None:
-        """Note the batches of the group that is about to be committed, and whose may be expected after them."""
+        """Note the batches of the group that is about to be committed, and how many are expected after them."""
         self._end_wait()
         recordable = [batch for batch in batches if not batch.refused]
         senders = len({id(batch.whole) for batch in recordable})

@@ -95,7 +95,7 @@ class DeferredBatches:
         return bool(self._ready)
 
     def group(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Return the group that is to be committed: what is ready, and of these batches those that need not wait."""
+        """Return the group to commit: the batches that are ready, and those of the given ones that need not wait."""
         group: list[Batch] = []
         events = 0
         while self._ready and events < READY_EVENTS:
@@ -122,7 +122,7 @@ class DeferredBatches:
             held.append(batch)
 
     def regroup(self, deferral: Deferral, batches: Sequence[Batch]) -> list[list[Batch]]:
-        """Return the groups that are to be committed now in place of one that was deferred."""
+        """Return the groups to commit now in place of a deferred one."""
         batch = deferral.batch
         if batch is not None and deferral.error is not None:
             batch.resolve(deferral.error)

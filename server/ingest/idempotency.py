@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class EarlierSends:
-    """What was sent before under the idempotency keys of one commit, to one project."""
+    """The earlier sends to one project with the idempotency keys of a commit."""
 
     def __init__(
         self,

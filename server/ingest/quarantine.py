@@ -177,5 +177,5 @@ def clean(text: str) -> str:
 
 
 def content_errors(drafts: Iterable[Draft]) -> list[Draft]:
-    """Return the drafts that are refused for what they say, and were not refused before."""
+    """Return the drafts that are refused because of their content, and were not refused before."""
     return [draft for draft in drafts if draft.error is not None and not draft.refused_id and is_content_error(draft)]

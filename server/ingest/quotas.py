@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 DAY: Final = 24 * 60 * 60 * 1_000_000
 HEAD_SECONDS: Final = 1.0
-"""How long the end of a log is believed where other servers record events, too."""
+"""How long the end of a log is trusted if other servers record events, too."""
 
 REFUSAL_SECONDS: Final = 0.25
 """How long a send waits for the rate before it is refused. To refuse costs nearly as much as to accept, and a client

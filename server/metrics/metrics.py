@@ -1,4 +1,4 @@
-"""The metrics of one server: what is counted as it happens, and where the rest is read when the metrics are."""
+"""The metrics of one server: what is counted as it happens, and the sources of values that are read on request."""
 
 from __future__ import annotations
 

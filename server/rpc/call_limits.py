@@ -106,7 +106,7 @@ class CallLimits:
         self.working = FairBudget(_between(_LEAST_WORKING, memory // _WORKING_PART, _MOST_WORKING))
         self._waiting_messages = FairBudget(max(_LEAST_WAITING, memory // _WAITING_PART))
         self.expected: dict[asyncio.Task[Any], tuple[float, float]] = {}
-        """The calls whose message is waited for: since when, by the loop's time, and for how many seconds."""
+        """The calls that wait for their message: since when, by the loop's time, and for how many seconds."""
         self._open_calls = calls
         self._sweep = Recurring("slow-requests", self._end_slow)
 
@@ -121,7 +121,7 @@ class CallLimits:
     async def enter_call(self, project_pk: int) -> None:
         """Count a call until `leave_call`; wait a short time for its turn. Raise TooManyCalls.
 
-        Whoever can takes it of `calls` first, without waiting.
+        Callers try `calls.take` first, which does not wait.
         """
         if self.calls.take(project_pk):
             return

@@ -88,7 +88,7 @@ class Calls:
     async def answer(
         self, method: Method, parser: RequestParser, transport: UnaryTransport, task: asyncio.Task[Any]
     ) -> Any:
-        """Serve a call with one response in the current task, and return that; of a failed one, what `fail` returns."""
+        """Serve a unary call in the current task. Return its response, or for a failed call the result of `fail`."""
         began, code, reason = perf_counter(), OK, ""
         limits = self._limits
         limits.loop_time.arrivals += 1

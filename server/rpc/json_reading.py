@@ -58,7 +58,7 @@ _PATTERNS = {
         r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
     ),
 }
-"""What the texts look like. The library takes digits of any script and number, signs and underscores between them."""
+"""The forms of these texts. The library would accept digits of any script, and signs and underscores among them."""
 
 
 def too_deep(path: Path) -> InvalidArgument:
@@ -86,7 +86,7 @@ def path_text(path: Path) -> str:
 
 @cache
 def message_reader(descriptor: Descriptor) -> Read:
-    """Return what reads a JSON value into a message of a type."""
+    """Return the function that reads a JSON value into a message of a type."""
     name = descriptor.full_name
     if name in _FROM_TEXT:
         return _text_reader(_FORMS[name], re.compile(_PATTERNS[name]))

@@ -25,7 +25,7 @@ _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
 
 def converter(field: FieldDescriptor) -> Convert:
-    """Return what converts a JSON value for a scalar field. It raises ValueError, TypeError and OverflowError."""
+    """Return the converter of JSON values for a scalar field, which raises ValueError, TypeError and OverflowError."""
     if field.cpp_type in _INTEGERS:
         return _integer
     if field.cpp_type in _FLOATS:
@@ -38,12 +38,12 @@ def converter(field: FieldDescriptor) -> Convert:
 
 
 def key_converter(field: FieldDescriptor) -> Convert:
-    """Return what converts a name of a JSON object for the key of a map. It raises ValueError."""
+    """Return the converter of names of a JSON object to keys of a map, which raises ValueError."""
     return _boolean_key if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL else converter(field)
 
 
 def form_of(field: FieldDescriptor) -> str:
-    """Return what a value of a field must be, to follow "must be"."""
+    """Return what a value of a field must be, worded to follow "must be"."""
     if field.cpp_type in _INTEGERS:
         return f"a whole number from {_INTEGERS[field.cpp_type]}"
     if field.cpp_type in _FLOATS:

@@ -78,7 +78,7 @@ def _slices(message: Message, into: dict[str, Any]) -> Iterator[None]:
 
 @cache
 def _message_writer(descriptor: Descriptor) -> Write:
-    """Return what writes a message of a type, which has no JSON form of its own, into a dict."""
+    """Return the function that writes messages of a type without a special JSON form into a dict."""
     if descriptor.is_extendable:
         return _write_listed
     # Compiled with the first message, as types may be nested. Listing the fields that are set takes twice as long.
@@ -159,7 +159,7 @@ def _map_converter(convert: Convert) -> Convert:
 
 
 def _converter(field: FieldDescriptor) -> Convert:
-    """Return what converts one value of a field."""
+    """Return the function that converts one value of a field."""
     if field.message_type is not None:
         return _message_converter(field.message_type)
     if field.cpp_type in _INTEGERS_AS_TEXT:

@@ -20,7 +20,7 @@ class RequestParser(Protocol):
     """Parses the requests of one method. Its methods raise MalformedRequest and UnstorableText."""
 
     def parse(self, data: bytes) -> Any:
-        """Parse a request into a message, or what its servicer takes in place of one."""
+        """Parse a request into a message, or into the value that its servicer takes in place of one."""
         ...
 
     async def parse_in_slices(self, data: bytes, loop_time: LoopTime, key: object) -> Message:

@@ -10,7 +10,7 @@ Send = Callable[[Any, float], Awaitable[None]]
 
 
 class Transport(Protocol):
-    """What carries one call."""
+    """The transport of one call."""
 
     @property
     def own_errors(self) -> tuple[type[Exception], ...]:
@@ -35,7 +35,7 @@ class Transport(Protocol):
 
 
 class UnaryTransport(Transport, Protocol):
-    """What carries one call with one response."""
+    """The transport of one call with one response."""
 
     def on_sent(self, call: Callable[[], None]) -> None:
         """Call something once the response is sent."""
@@ -43,7 +43,7 @@ class UnaryTransport(Transport, Protocol):
 
 
 class StreamTransport(Transport, Protocol):
-    """What carries one call with a stream of responses."""
+    """The transport of one call with a stream of responses."""
 
     def write(self, response: Any) -> Awaitable[None]:
         """Write a response; done when more can be written."""

@@ -166,7 +166,7 @@ class ApiKeys:
         if new.secret:
             _check_secret(new.secret)
             if self._access.is_admin_key(new.secret):
-                # Whoever has it is the admin, whatever the scopes of this key.
+                # Its owner is the admin, whatever the scopes of this key.
                 raise SecretInUse
         _check_description(new.description)
         _check_name(new.name)

@@ -199,7 +199,7 @@ class Erasures:
             await self._task(erasure)
 
     def _task(self, erasure: PendingErasure) -> asyncio.Task[Erased]:
-        """Return the task of an erasure, which is begun unless it runs."""
+        """Return the task of an erasure; start one if there is none."""
         task = self._tasks.get(erasure.key)
         if task is None:
             task = self._tasks[erasure.key] = asyncio.create_task(self._run(erasure), name="erase")

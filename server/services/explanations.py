@@ -247,7 +247,7 @@ class Explanations:
 
 
 def _hidden(*schemas: Schema | None) -> PersonalPaths:
-    """Return what is to be masked in payloads, because one of the schemas declares it as personal."""
+    """Return the paths to mask in payloads, because one of the schemas declares them as personal."""
     return PersonalPaths() if personal_shown() else PersonalPaths.of(*schemas)
 
 

@@ -56,7 +56,7 @@ COUNTED_EVENTS: Final = 5_000
 
 PORTION_EVENTS: Final = 100
 PORTION_BYTES: Final = 512 * 1024
-"""What is read and sent again together, or deleted in one transaction."""
+"""The limits of events that are read and sent again together, or deleted in one transaction."""
 
 REINGEST_SECONDS: Final = 5.0
 """A call sends nothing more after this time, and returns where to continue: it may wait for the project's quota."""
@@ -236,7 +236,7 @@ class Quarantine:
                 result.add(draft, event.name)
 
     def _sending(self, selection: Selection) -> _Send:
-        """Return what records the drafts of a call, and its effect in the audit log."""
+        """Return the function that records the drafts of a call, and its effect in the audit log."""
         recorder, entry_id = self._changes.recorder("ReingestRefusedEvents"), str(uuid7())
         selected = {"idCount": len(set(selection.ids))} if selection.ids else {"filter": _plain(selection.filter)}
 
@@ -250,7 +250,7 @@ class Quarantine:
         return send
 
     async def _previewing(self, project_pk: int, selection: Selection, selected: Sequence[tuple[str, int]]) -> _Send:
-        """Return what decides drafts without recording them, nor what the previous calls would have recorded."""
+        """Return the function that decides drafts as if previous calls had recorded theirs, and records nothing."""
         previewed: dict[str, str] = {}
 
         async def send(project_pk: int, size: int, _within: float, drafts: Sequence[Draft]) -> None:
@@ -360,7 +360,7 @@ def check_ids(ids: Sequence[str]) -> Sequence[str]:
 
 
 def _most_of(quota: Quota) -> int:
-    """Return how many events are sent again together: those of half a second, at half of the rate."""
+    """Return the number of events to send again together: half a second's worth, at half of the rate."""
     rate = quota.events_per_second
     return min(PORTION_EVENTS, max(1, rate // 4)) if rate else PORTION_EVENTS
 

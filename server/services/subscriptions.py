@@ -356,7 +356,7 @@ def _locked(connection: Connection, project_pk: int, subscription: str, *, reada
 
 
 def _recorded(connection: Connection, subscription: Subscription) -> SubscriptionStatus:
-    """Return a subscription as the audit log has it: without what deliveries change."""
+    """Return a subscription as the audit log has it, without the fields that deliveries change."""
     push = push_store.pushes_of(connection, [subscription.key]).get(subscription.key)
     return SubscriptionStatus(subscription, SubscriptionStats(0, 0, 0, 0, 0), 0, push)
 

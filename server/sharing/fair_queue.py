@@ -92,7 +92,7 @@ class FairQueue(Generic[T]):
         """Drop the state of a key without items, but its finish time only once virtual time has passed it."""
         del self._waiting[key]
         if not self._waiting:
-            # Nobody waits, so nobody is owed anything.
+            # Nobody waits, so no key has a claim to be served first.
             self._finish.clear()
         elif len(self._finish) > _FORGET_KEYS + 2 * len(self._waiting):
             self._finish = {key: finish for key, finish in self._finish.items() if finish > self._now}

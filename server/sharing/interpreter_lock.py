@@ -84,7 +84,7 @@ class DatabaseThread:
                 return
 
     def let_go(self) -> None:
-        """Note that it does not, and wake those who wait for that. Called from any thread."""
+        """Note that the thread has stopped computing, and wake those who wait for that. Called from any thread."""
         self.computes = False
         while (waiter := self._next_waiter()) is not None:
             # The loop may have been closed by now.

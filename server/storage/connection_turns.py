@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from server.sharing.fair_queue import FairTurns
 
 TURN_SECONDS: Final = 10.0
-"""How long a transaction waits for its turn. After that, the caller is better served by an error."""
+"""How long a transaction waits for its turn. After that, an error serves the caller better."""
 
 
 @asynccontextmanager

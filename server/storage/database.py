@@ -86,5 +86,5 @@ class MeasuredDatabase(OpenDatabase, Protocol):
         ...
 
     def on_checkpoint(self, report: Callable[[float], None]) -> None:
-        """Set what is called, in a thread of the database, with the duration of each checkpoint that it makes."""
+        """Set the function that is called with the duration of each checkpoint, in a thread of the database."""
         ...

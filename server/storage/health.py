@@ -94,11 +94,11 @@ class StorageHealth:
         self._reported = True
 
     def on_late(self, refuse_queued: Callable[[], None], answer_running: Callable[[], None]) -> None:
-        """Set what is called in each tick: the first while sends are refused, the second while a commit is in doubt."""
+        """Set the functions that each tick calls: one while sends are refused, one while a commit is in doubt."""
         self._on_late, self._on_doubt = refuse_queued, answer_running
 
     def on_change(self, report: ReportReady) -> None:
-        """Set what is called when the readiness changes."""
+        """Set the function that is called when the readiness changes."""
         self._report = report
 
     def start(self) -> None:

@@ -77,7 +77,7 @@ class FlagOption(click.Option):
         return os.environ.get(self._variable(ctx)) or super().resolve_envvar_value(ctx)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """Return what the help shows beside the text."""
+        """Return the facts that the help shows after the text, with the variable in place of click's own."""
         extra = super().get_help_extra(ctx)
         if "envvars" in extra and (variable := self._variable(ctx)):
             extra["envvars"] = (variable,)

@@ -41,7 +41,7 @@ class PushSettings:
         return push
 
     async def ping(self, subscription: Subscription, push: Push) -> PushAttempt:
-        """Send a test request, and return what came of it."""
+        """Send a test request, and return its outcome."""
         sent_at = format_millis(now_micros())
         ping = {"subscription": subscription.name, "subscriptionId": subscription.id, "sentAt": sent_at}
         body = msgspec.json.encode({"ping": ping})

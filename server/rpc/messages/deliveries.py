@@ -212,7 +212,7 @@ def _encoded_deliveries(batch: DeliveryBatch, tag: str) -> str:
 
 
 def write_result(result: SettleResult, into: pb.DeliveryResult) -> None:
-    """Write what became of a delivery."""
+    """Write the outcome of a delivery."""
     into.delivery_id = result.delivery_id
     into.outcome = DELIVERY_OUTCOME.write(result.outcome)
     if result.outcome is SettleOutcome.RETRYING:

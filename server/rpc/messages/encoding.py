@@ -57,7 +57,7 @@ NAMES: Final = _Names()
 
 @lru_cache(1_024)
 def sized_time(micros: int) -> str:
-    """Return a Timestamp or a Duration of so many microseconds, with its size.
+    """Return a Timestamp or a Duration of `micros`, encoded after its size.
 
     Most are those of a commit, and shared by its events and matches.
     """

@@ -28,7 +28,7 @@ LARGE_MATCH: Final = 16 * 1024
 
 
 def push_body_writer(loop_time: LoopTime) -> Callable[[LoadedMatch], Awaitable[bytes]]:
-    """Return what writes a match as JSON. It raises an error of UNREADABLE if the match cannot be written."""
+    """Return the function that writes matches as JSON. It raises one of UNREADABLE if a match cannot be written."""
 
     async def write(loaded: LoadedMatch) -> bytes:
         message = match_pb2.Match()
@@ -57,7 +57,7 @@ def read_push(message: pb.Subscription) -> Push | None:
 
 
 def read_push_changes(request: pb.UpdateSubscriptionRequest) -> PushChanges | UnsetType | None:
-    """Read what an update asks for; None to push no longer. Raise InvalidArgument."""
+    """Read an update of a push; None to push no longer. Raise InvalidArgument."""
     if request.clear_push:
         if request.HasField("push"):
             message = "push and clear_push are both set; set push to change how it pushes, clear_push to stop that"
@@ -100,7 +100,7 @@ def write_push(status: SubscriptionStatus, into: pb.Push) -> None:
 
 
 def write_attempt(attempt: PushAttempt) -> pb.PushAttempt:
-    """Write a request and what came of it."""
+    """Write a request and its outcome."""
     return pb.PushAttempt(
         webhook_id=attempt.webhook_id,
         attempt=attempt.attempt,

@@ -69,7 +69,7 @@ def read_selection(request: pb.ReingestRefusedEventsRequest | pb.DiscardRefusedE
 
 
 def read_continuation(after: str) -> str:
-    """Return the id to continue after, empty to begin. Raise InvalidArgument for what no response had."""
+    """Return the id to continue after, empty to begin. Raise InvalidArgument unless a response had it."""
     if after and position_of(after) is None:
         message = "continue_after must be that of the previous response, or empty to begin"
         raise InvalidArgument.at("continue_after", "INVALID_ARGUMENT", message)
@@ -131,7 +131,7 @@ def write_counts(counts: RefusalCounts, use: QuarantineUse, quarantine: Quaranti
 
 
 def write_reingested(result: Reingested) -> pb.ReingestRefusedEventsResponse:
-    """Return what became of events as a message."""
+    """Return the outcomes of events as a message."""
     response = pb.ReingestRefusedEventsResponse(
         recorded_count=result.recorded,
         duplicate_count=result.duplicates,

@@ -63,7 +63,7 @@ def read_new_subscription(message: pb.Subscription) -> Subscription:
 
 
 def read_changes(request: pb.UpdateSubscriptionRequest) -> SubscriptionChanges:
-    """Read what an update asks for. Raise InvalidArgument."""
+    """Read an update of a subscription. Raise InvalidArgument."""
     deadline = read_duration(request, "ack_deadline")
     return SubscriptionChanges(
         name=request.name if request.HasField("name") else UNSET,

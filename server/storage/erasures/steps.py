@@ -271,7 +271,7 @@ def _erase_events(connection: Connection, erasure: PendingErasure, positions: Se
 
 
 def _declared(connection: Connection, project_id: str, definition_id: str) -> tuple[Property, ...]:
-    """Return the properties of a definition; none if it is unreadable, so that no value is kept by it."""
+    """Return the properties of a definition; none if it is unreadable: then no value is kept because of it."""
     try:
         return get_definition(connection, project_id, definition_id, deleted=True).schema.properties
     except UNREADABLE as error:

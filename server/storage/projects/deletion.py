@@ -40,7 +40,7 @@ _CHILDREN: Final[Mapping[Table, tuple[Column[int] | Column[str], ...]]] = {
     automation_tables.automation: (automation_tables.automation_version.c.automation_key,),
     registry_tables.event_definition: (registry_tables.event_definition_revision.c.definition_id,),
 }
-"""The tables whose rows have children, with the columns by which these name their parents, which are their keys."""
+"""The tables whose rows have children, with the columns of the children that hold the keys of their parents."""
 
 _LAST: Final = (api_key, project_head)
 """The tables that are emptied last, at once: a project has few rows in them."""
