@@ -43,6 +43,9 @@ def test_a_person_is_exported_and_erased(tmp_path: Path) -> None:
         assert signalbox("contact", "export", ADA).code != 0
         (event,) = signalbox("event", "list", "--json").json
         assert (event["properties"], "erased_at" in event) == ({}, True)
+        written = signalbox("event", "export")
+        assert written.out == ""
+        assert written.err == "exported 0 events; left out 1 event of erased or deleted persons, or unreadable\n"
 
 
 def test_an_erasure_goes_on_after_its_server_was_killed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from server.cli.arguments.message_parsers import read_schema
 from server.cli.client.event_lines import batches, read_event
 from server.cli.definitions.cases import read_cases, run_case
 from server.cli.main import MAX_MESSAGE, run
+from server.cli.output.streams import prepare_streams
 from tests.support.command_line import ENVIRONMENT, PROGRAM
 
 if TYPE_CHECKING:
@@ -89,6 +91,15 @@ def shell(command: str, **variables: str) -> tuple[int, str, str]:
 def test_a_closed_standard_input_is_reported() -> None:
     told = shell(f"$signalbox definition create x --schema - --project p {' '.join(KEY)} <&-")
     assert told == (1, "", "error: standard input is closed\n")
+
+
+async def test_json_lines_from_a_closed_standard_input_are_refused_in_the_same_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    prepare_streams()
+    with pytest.raises(OSError, match="standard input is closed"):
+        await anext(batches(sys.stdin.buffer, 10))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110 - no path of ours

@@ -47,7 +47,7 @@ async def export_events(session: Session, request: pb.ListEventsRequest, file: I
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token
-    also = f", {left_out:,} of erased or unreadable events left out" if left_out else ""
+    also = f"; left out {quantity(left_out, 'event')} of erased or deleted persons, or unreadable" if left_out else ""
     click.echo(f"exported {quantity(written, 'event')}{also}", err=True)
 
 

@@ -33,4 +33,12 @@ class _ClosedInput(io.RawIOBase):
 
     def readinto(self, buffer: object) -> NoReturn:
         """Raise OSError."""
-        raise OSError(errno.EBADF, "standard input is closed")
+        raise _input_closed()
+
+    def fileno(self) -> NoReturn:
+        """Raise OSError."""
+        raise _input_closed()
+
+
+def _input_closed() -> OSError:
+    return OSError(errno.EBADF, "standard input is closed")
