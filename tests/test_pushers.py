@@ -15,9 +15,13 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from automation.subscriptions import push_store
+from server.background import project_deletion
 from server.delivery.push import http_client, pushers
+from server.delivery.push.attempt_log import AttemptLog
+from server.delivery.push.session import PushSession
 from server.delivery.push.shares import STEP_SUBSCRIPTIONS, PushClaim, keys_to_ask_for
 from signalbox.v1 import match_stream_pb2 as pb
+from signalbox.v1.projects_pb2 import DeleteProjectRequest, GetProjectRequest
 from tests.support.automations import automate
 from tests.support.consumers import WAIT, get, pull, record, seconds, stats
 from tests.support.process import server_process
@@ -113,6 +117,78 @@ async def test_a_request_that_waits_for_its_connection_is_not_sent_by_settings_f
         go.set()
         (delivery,) = await pull(shop)
         assert delivery.attempt == 1
+        assert receiver.requests == []
+
+
+async def test_nothing_is_pushed_of_a_deleted_project(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the server that deletes it from the response on, and before long by another one."""
+    connected, stopped, go, ended = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    send, stop = http_client._Request.send, PushSession.stop
+
+    async def slowly(request: Any, connection: Any) -> Any:
+        connected.set()
+        await go.wait()
+        try:
+            return await send(request, connection)
+        finally:
+            ended.set()
+
+    def stopping(session: PushSession) -> None:
+        stopped.set()
+        stop(session)
+
+    monkeypatch.setattr(project_deletion, "deleted_projects", lambda _: [])
+    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", WAIT)
+    async with AsyncExitStack() as stack:
+        pushing = await stack.enter_async_context(serving(store.url, push_networks=LOOPBACK))
+        shop = await till(pushing)
+        await push_to(shop, receiver.url)
+        monkeypatch.setattr(http_client._Request, "send", slowly)
+        monkeypatch.setattr(PushSession, "stop", stopping)
+        await record(shop, 1)
+        await asyncio.wait_for(connected.wait(), WAIT)
+        deleting = pushing
+        if store.url.startswith("postgresql"):
+            deleting = await stack.enter_async_context(serving(store.url))
+        project = (await deleting.admin.projects.GetProject(GetProjectRequest(project=shop.project))).project
+        request = DeleteProjectRequest(project=shop.project, confirm_name=project.name)
+        await deleting.admin.projects.DeleteProject(request)
+        if deleting is not pushing:
+            await asyncio.wait_for(stopped.wait(), WAIT)
+        assert stopped.is_set()
+        go.set()
+        await asyncio.wait_for(ended.wait(), WAIT)
+        assert receiver.requests == []
+
+
+@on_sqlite
+async def test_a_push_that_is_cleared_while_the_server_reads_it_is_not_begun(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, go = threading.Event(), threading.Event()
+
+    def slowly(connection: Any) -> Any:
+        found = push_store.active_pushes(connection)
+        if any(each.owner for each in found):
+            read.set()
+            assert go.wait(WAIT)
+        return found
+
+    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", WAIT)
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        monkeypatch.setattr(pushers, "active_pushes", slowly)
+        await push_to(shop, receiver.url)
+        assert await asyncio.to_thread(read.wait, WAIT)
+        await shop.matches.UpdateSubscription(pb.UpdateSubscriptionRequest(subscription="engine", clear_push=True))
+        refreshed = asyncio.Event()
+        monkeypatch.setattr(AttemptLog, "keep", lambda *_: refreshed.set())
+        go.set()
+        await asyncio.wait_for(refreshed.wait(), WAIT)
+        await record(shop, 1)
+        assert [delivery.match.position for delivery in await pull(shop)] == [1]
         assert receiver.requests == []
 
 

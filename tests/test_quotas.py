@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from grpc import StatusCode
 
-from server.ingest import quotas
+from server.ingest import group_commit, quotas
 from server.ingest.quotas import Bucket
 from server.services import quarantine
+from server.storage import health
 from server.storage.clock import database_now
 from signalbox.v1 import event_ingest_pb2, refusals_pb2
 from signalbox.v1 import projects_pb2 as pb
 from tests.support.bridge import calling
 from tests.support.connect import connecting
-from tests.support.messages import ADA, INDEPENDENT, ORDER, event
+from tests.support.consumers import WAIT
+from tests.support.held_writes import HeldWrite
+from tests.support.messages import ADA, ANYTHING, INDEPENDENT, ORDER, event
 from tests.support.quarantine import KEEP
 from tests.support.refusals import refusal
 from tests.support.service import serving
@@ -240,6 +243,47 @@ async def test_the_day_is_counted_over_restarts(store: Store) -> None:
         client = service.client(client.secret)
         await client.send()
         assert (await refusal(client.send())).reason == "PROJECT_QUOTA_EXCEEDED"
+
+
+@pytest.mark.parametrize("answered_late", [False, True])
+async def test_events_that_are_committed_after_their_caller_left_count_for_the_day(
+    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch, *, answered_late: bool
+) -> None:
+    await limit(service, shop, events_per_day=4)
+    await shop.send()
+    if answered_late:
+        monkeypatch.setattr(health, "LATE_SECONDS", 0.1)
+        monkeypatch.setattr(health, "DOUBT_SECONDS", 0.2)
+    held = HeldWrite(
+        monkeypatch,
+        lambda work: isinstance(work, group_commit._Attempts) and bool(work._batches),
+        uncommitted=True,
+    )
+    sending = asyncio.ensure_future(shop.send_all([event()] * 3))
+    await asyncio.wait_for(held.reached.wait(), WAIT)
+    if answered_late:
+        assert (await refusal(sending)).reason == "STORAGE_UNAVAILABLE"
+    else:
+        sending.cancel()
+        await asyncio.wait({sending})
+        # The server has seen that the caller left when it answers a later call.
+        await count(service, shop)
+    held.go.set()
+    assert (await refusal(shop.send())).reason == "PROJECT_QUOTA_EXCEEDED"
+    await asyncio.wait_for(held.ended.wait(), WAIT)
+    assert (await refusal(shop.send())).reason == "PROJECT_QUOTA_EXCEEDED"
+    assert await count(service, shop) == 4
+
+
+async def test_events_whose_commit_failed_take_nothing_of_the_day(store: Store) -> None:
+    async with serving(store.url) as service:
+        shop = await service.shop()
+        await shop.define("poison", ANYTHING)
+        await store.refuse_commits_of("poison")
+        await limit(service, shop, events_per_day=2)
+        assert (await refusal(shop.send_all([event(name="poison")] * 2))).code is StatusCode.INTERNAL
+        await shop.send_all([event(), event()])
+        assert (await refusal(shop.send())).reason == "PROJECT_QUOTA_EXCEEDED"
 
 
 @on_sqlite

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from server.app.ingestion import Ingestion
+    from server.app.management import Management
     from server.app.measures import Measures
     from server.app.storage import Storage
-    from server.audit.audited_changes import AuditedChanges
     from server.process.shutdown import Shutdown
     from server.settings import Settings
     from server.sharing.loop_time import LoopTime
@@ -46,7 +46,7 @@ class Delivery:
 async def delivering(
     settings: Settings,
     storage: Storage,
-    changes: AuditedChanges,
+    management: Management,
     measures: Measures,
     ingestion: Ingestion,
     shutdown: Shutdown,
@@ -68,7 +68,9 @@ async def delivering(
         metrics.watch_pushes(lambda: budget.used)
         pushers = Pushers(database, tools, shutdown, storage.outages)
         pushers.start()
+        management.projects.on_delete.append(pushers.end_project)
         stack.push_async_callback(close_in_time, pushers.close, settings.grace_seconds)
 
-        subscriptions = Subscriptions(database, dispatchers, matches, PushSettings(tools, pushers.apply), changes)
+        pushes = PushSettings(tools, pushers.apply)
+        subscriptions = Subscriptions(database, dispatchers, matches, pushes, management.changes)
         yield Delivery(matches, subscriptions, Deliveries(subscriptions, dispatchers, matches, shutdown, tracer))

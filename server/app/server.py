@@ -65,7 +65,7 @@ async def running(settings: Settings) -> AsyncIterator[Server]:
         measuring(settings) as measures,
         managing(settings, storage, measures.metrics) as management,
         ingesting(settings, storage, management, measures, loop_time) as ingestion,
-        delivering(settings, storage, management.changes, measures, ingestion, shutdown, loop_time) as delivery,
+        delivering(settings, storage, management, measures, ingestion, shutdown, loop_time) as delivery,
         background_work(settings, storage, management, measures.metrics, ingestion.notifier) as erasures,
     ):
         servicers = make_servicers(storage, management, ingestion, delivery, erasures, shutdown, loop_time)

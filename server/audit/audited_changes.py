@@ -21,6 +21,7 @@ from server.current_call import context as call_context
 from server.model import AuditEntry
 from server.storage.audit_entries import content_after, insert_entry, replace_content_after
 from server.storage.projects.projects import project_ids
+from server.storage.transactions import applied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -132,8 +133,16 @@ class AuditedChanges:
         self._database = database
         self._describe = describe
 
-    async def write(self, action: str, work: Callable[[Connection, AuditRecorder], T]) -> T:
+    async def write(
+        self,
+        action: str,
+        work: Callable[[Connection, AuditRecorder], T],
+        apply: Callable[[T], object] | None = None,
+    ) -> T:
         """Run work in one transaction, as the change of the current call. `action` is the name of an RPC.
+
+        Once it is committed, `apply` is called with the result: for what the change obliges this server to do, such as
+        to invalidate a cache. This is done before the result is returned, and even if the caller is cancelled.
 
         Raise StorageError, and what the work raises.
         """
@@ -142,7 +151,8 @@ class AuditedChanges:
         def in_transaction(connection: Connection) -> T:
             return work(connection, recorder)
 
-        return await self._database.write(in_transaction)
+        write = self._database.write(in_transaction)
+        return await write if apply is None else await applied(write, apply)
 
     def recorder(self, action: str) -> AuditRecorder:
         """Return a recorder of the effects of the current call. `action` is the name of an RPC."""

@@ -38,7 +38,6 @@ from server.audit.audited_changes import AuditedChanges
 from server.sharing.work_thread import SLICE_SECONDS, WorkThread
 from server.storage.projects.heads import advance_catalog, automations_version, catalog_version, catalog_versions
 from server.storage.projects.projects import project_by_pk
-from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -253,15 +252,21 @@ class Catalog:
         self._invalidated(project_pk)
 
     async def change(
-        self, project_pk: int, action: str, work: Callable[[Connection, AuditRecorder], T], *, dry_run: bool = False
+        self,
+        project_pk: int,
+        action: str,
+        work: Callable[[Connection, AuditRecorder], T],
+        apply: Callable[[T], object] = lambda _: None,
+        *,
+        dry_run: bool = False,
     ) -> T:
         """Change the catalog of a project in one transaction, and invalidate its snapshot. Return the result of `work`.
 
-        The work records what it changes for the audit log, as the effect of `action`, the name of an RPC.
+        The work records what it changes for the audit log, as the effect of `action`, the name of an RPC. Its result
+        is applied as `AuditedChanges.write` does.
 
         The version is advanced before the work is done: on PostgreSQL that locks the project's head, so that changes
         and commits of one project come one after the other. With `dry_run` everything is done, and then rolled back.
-        The transaction and the invalidation are one piece of work, which a cancelled caller does not cut apart.
         """
 
         def in_transaction(connection: Connection, record: AuditRecorder) -> T:
@@ -271,13 +276,12 @@ class Catalog:
                 raise _RolledBack(result)
             return result
 
-        async def change_and_invalidate() -> T:
-            result = await self.changes.write(action, in_transaction)
+        def invalidate_and_apply(result: T) -> None:
             self.invalidate(project_pk)
-            return result
+            apply(result)
 
         try:
-            return await finished(change_and_invalidate())
+            return await self.changes.write(action, in_transaction, invalidate_and_apply)
         except _RolledBack as dry:
             result: T = dry.result
             return result

@@ -225,6 +225,10 @@ class Batch:
         """Return whether nobody waits for the result."""
         return self.done.done() or self.whole.done.done()
 
+    def succeeded(self) -> bool:
+        """Return whether it was decided, and its caller told so."""
+        return self.done.done() and not self.done.cancelled() and self.done.exception() is None
+
     def resolve(self, error: Exception | None = None) -> None:
         """Resolve `done`, unless nobody waits for it any more."""
         if self.done.done():

@@ -106,6 +106,8 @@ class GroupCommit:
         self._health = health or StorageHealth(database)
         self._health.on_late(self._refuse_queued, self._answer_running)
         self._running: Sequence[Batch] = ()
+        self._group: Sequence[Batch] = ()
+        self._undecided: dict[Batch, list[Callable[[], object]]] | None = None
         self._answers = Rounds()
         self._queue = CommitQueue(queue_events)
         self._evaluator = PreEvaluator(database, catalog.thread)
@@ -220,6 +222,19 @@ class GroupCommit:
         """Answer the senders of the running commit, which may or may not be stored."""
         _resolve(self._running, StorageUnavailable())
 
+    def when_decided(self, batch: Batch, then: Callable[[], object]) -> None:
+        """Call a function once nothing more of a batch can be stored whose `done` is resolved or cancelled.
+
+        That is now, unless a commit with the batch is in progress: its caller may have left meanwhile, or been answered
+        because it is late.
+        """
+        if self._undecided is None:
+            self._undecided = {each.whole: [] for each in self._group}
+        if batch in self._undecided and not batch.succeeded():
+            self._undecided[batch].append(then)
+        else:
+            then()
+
     def schedule_steps(self) -> None:
         """Wake the task at once because steps are due: they do not wait until the timer of the commits ends."""
         self._wake.set()
@@ -277,11 +292,13 @@ class GroupCommit:
         try:
             commits = await self._database.write(attempts)
         except Deferral as deferral:
+            _undo(batches)
             self._health.commit_ended(deferral)
             _requeue(steps)
             for group in self._deferred.regroup(deferral, batches):
                 await self._commit_again(group)
         except Exception as error:
+            _undo(batches)
             if attempts.broken_by is not None:
                 self._health.commit_ended()
                 attempts.broken_by.fail(error)
@@ -341,6 +358,7 @@ class GroupCommit:
         """Commit a group. A defect is logged and fails the group, but does not end the task that all senders need."""
         if not batches and not steps:
             return
+        self._group, self._undecided = batches, None
         try:
             await self._commit(batches, steps)
         except Exception:
@@ -350,6 +368,13 @@ class GroupCommit:
         finally:
             # The next group may come much later.
             self._running = ()
+            self._end_group()
+
+    def _end_group(self) -> None:
+        undecided, self._group, self._undecided = self._undecided, (), None
+        for waiting in (undecided or {}).values():
+            for then in waiting:
+                then()
 
     async def _commit_apart(self, batches: Sequence[Batch]) -> None:
         """Store batches one by one, so that one which the database refuses does not fail the others."""
@@ -430,6 +455,13 @@ class _Attempts:
 def _resolve(batches: Sequence[Batch], error: Exception | None = None) -> None:
     for batch in batches:
         batch.resolve(error)
+
+
+def _undo(batches: Iterable[Batch]) -> None:
+    """Remove what a transaction that failed has decided: nothing of it is stored, as far as is known."""
+    for batch in batches:
+        for draft in batch.drafts:
+            draft.event, draft.matches, draft.duplicate = None, (), False
 
 
 def _requeue(steps: Iterable[PiggybackedStep]) -> None:

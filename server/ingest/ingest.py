@@ -58,6 +58,7 @@ class Ingest:
         """
         snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
         admitted = await self._quotas.enter(snapshot, 1) if snapshot.quota.limited else None
+        batch: Batch | None = None
         try:
             batch = await self._validated(snapshot, (draft,), BatchMode.INDEPENDENT, size)
             if batch.worth_storing():
@@ -65,8 +66,7 @@ class Ingest:
                     self._queue.submit(batch)
                     await batch.done
         finally:
-            if admitted is not None:
-                admitted.leave((draft,))
+            self._leave(admitted, (draft,), batch)
         if draft.event is None:
             self._refusals.note(batch)
             raise draft.error or InternalError
@@ -94,12 +94,12 @@ class Ingest:
         """
         snapshot = self._catalog.cached(project_pk) or await self._catalog.load(project_pk)
         admitted = await self._quotas.enter(snapshot, len(drafts)) if snapshot.quota.limited else None
+        batch: Batch | None = None
         try:
             batch = await self._validated(snapshot, drafts, mode, size)
             await self._store(batch)
         finally:
-            if admitted is not None:
-                admitted.leave(drafts)
+            self._leave(admitted, drafts, batch)
         self._refusals.note(batch)
         batch.check()
 
@@ -127,12 +127,12 @@ class Ingest:
         admitted: Admitted | None = None
         if snapshot.quota.limited:
             admitted = await self._quotas.enter(snapshot, len(drafts), again_within=within)
+        batch: Batch | None = None
         try:
             batch = await self._validated(snapshot, drafts, BatchMode.INDEPENDENT, size, on_release=on_release)
             await self._store(batch)
         finally:
-            if admitted is not None:
-                admitted.leave(drafts)
+            self._leave(admitted, drafts, batch)
 
     async def validated(self, project_pk: int, drafts: Sequence[Draft], size: int) -> Batch:
         """Validate drafts by the current catalog. Return them as a batch that is not queued."""
@@ -163,11 +163,21 @@ class Ingest:
             await self._queue.submit_patiently(batch)
             queued = True
         finally:
-            if admitted is not None and not queued:
-                admitted.leave(drafts)
+            if not queued:
+                self._leave(admitted, drafts)
         if admitted is not None:
-            admitted.leave_with(batch)
+            batch.done.add_done_callback(lambda _: self._leave(admitted, drafts, batch))
         return batch
+
+    def _leave(self, admitted: Admitted | None, drafts: Sequence[Draft], batch: Batch | None = None) -> None:
+        """Count what was recorded of admitted events once that is known, even if nobody waits for their batch."""
+        if admitted is None:
+            return
+        leave = partial(admitted.leave, drafts)
+        if batch is None:
+            leave()
+        else:
+            self._queue.when_decided(batch, leave)
 
     def _note(self, batch: Batch, done: asyncio.Future[None]) -> None:
         """Record the refused events of a decided batch, unless the batch failed."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from server.ingest.catalog import CatalogSnapshot
-    from server.ingest.draft import Batch, Draft
+    from server.ingest.draft import Draft
     from server.metrics import Metrics
     from server.model import Quota
     from server.storage.database import Database
@@ -250,11 +250,6 @@ class Admitted:
         newest = next((each.event for each in reversed(drafts) if each.event is not None and not each.duplicate), None)
         if newest is not None:
             self._day.head = max(self._day.head, newest.position)
-
-    def leave_with(self, batch: Batch) -> None:
-        """Leave once a batch is decided."""
-        if self._day is not None:
-            batch.done.add_done_callback(lambda _: self.leave(batch.drafts))
 
 
 def _bounds(connection: Connection, project_pk: int, day: int) -> tuple[int, int, bool]:

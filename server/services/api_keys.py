@@ -97,10 +97,8 @@ class ApiKeys:
             record(connection, owner.pk, None, key)
             return key
 
-        try:
-            return await self._catalog.change(found.pk, "CreateApiKey", create), secret
-        finally:
-            self._access.key_created()
+        created = await self._catalog.change(found.pk, "CreateApiKey", create, lambda _: self._access.key_created())
+        return created, secret
 
     async def list(self, project: str, request: PageRequest) -> Page[ApiKey]:
         """List the keys of a project, newest first. Raise ProjectNotFound."""
@@ -122,11 +120,9 @@ class ApiKeys:
             record(connection, key.project_pk, before, revoked)
             return revoked
 
-        try:
-            return await self._catalog.change(key.project_pk, "RevokeApiKey", revoke)
-        finally:
-            # Also if the caller is cancelled: the key is revoked by now.
-            self._access.invalidate(key.project_pk)
+        return await self._catalog.change(
+            key.project_pk, "RevokeApiKey", revoke, lambda _: self._access.invalidate(key.project_pk)
+        )
 
     async def rotate(self, key_id: str, grace: int) -> tuple[ApiKey, str]:
         """Give a key a new secret; the old one stays valid for `grace` microseconds. Return the key and the secret.
@@ -147,11 +143,11 @@ class ApiKeys:
             record(connection, key.project_pk, before, rotated)
             return rotated
 
-        try:
-            return await self._catalog.change(key.project_pk, "RotateApiKey", rotate), shown
-        finally:
+        def apply(_: ApiKey) -> None:
             self._access.invalidate(key.project_pk)
             self._access.key_created()
+
+        return await self._catalog.change(key.project_pk, "RotateApiKey", rotate, apply), shown
 
     async def who_is(self, caller: Caller) -> tuple[Project | None, ApiKey | None]:
         """Return the project and the key of a caller; each None if it has none."""

@@ -15,7 +15,6 @@ from server.audit.audited_changes import AuditedChanges
 from server.errors import ContactAlreadyExists, ContactNotFound, InvalidArgument
 from server.storage import contacts as store
 from server.storage.projects.heads import advance_catalog, lock_heads
-from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -165,14 +164,8 @@ class Contacts:
         return await self._erase(project_pk, work)
 
     async def _erase(self, project_pk: int, work: Callable[[Connection, AuditRecorder], T]) -> T:
-        """Erase contacts in a transaction and report it, even if the caller is cancelled in between."""
-
-        async def erase_and_report() -> T:
-            result = await self._changes.write("DeleteContact", work)
-            self._on_erased(project_pk)
-            return result
-
-        return await finished(erase_and_report())
+        """Erase contacts in a transaction and report it."""
+        return await self._changes.write("DeleteContact", work, lambda _: self._on_erased(project_pk))
 
 
 def _erase(

@@ -30,6 +30,7 @@ from server.audit.audited_changes import AuditedChanges, AuditedValues
 from server.current_call.context import as_server
 from server.delivery.recent_matches import HELD_SECONDS, RECENT_SECONDS
 from server.errors import KeyInvalid
+from server.process.futures import mark_retrieved
 from server.process.recurring import SETTLING_SECONDS, Recurring, try_each
 from server.services.quarantine import delete
 from server.services.refused_of_person import refused_of_person
@@ -51,7 +52,6 @@ from server.storage.erasures.steps import (
 from server.storage.events.reading import event_sizes, in_portions, log_head
 from server.storage.paced_writes import write_paced
 from server.storage.projects.projects import project_by_pk
-from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,10 +127,10 @@ class Erasures:
     async def erase(self, project_pk: int, ref: ContactRef) -> Erased:
         """Erase a person. Return what was erased since this call. Raise ContactNotFound for an unknown id."""
         began = monotonic()
-        person, pending = await self._begin(project_pk, ref)
-        if pending is None and await self._has_refused_events(project_pk, person):
-            person, pending = await self._begin(project_pk, ref, has_refused_events=True)
-        erased = Erased() if pending is None else await asyncio.shield(self._task(pending))
+        person, task = await self._begin(project_pk, ref)
+        if task is None and await self._has_refused_events(project_pk, person):
+            person, task = await self._begin(project_pk, ref, has_refused_events=True)
+        erased = Erased() if task is None else await asyncio.shield(task)
         if self._database.shared and erased.runs:
             # Other servers may still have its newest matches in memory, and hold them for a while.
             await asyncio.sleep(began + RECENT_SECONDS + HELD_SECONDS + RECENT_MARGIN - monotonic())
@@ -138,8 +138,9 @@ class Erasures:
 
     async def _begin(
         self, project_pk: int, ref: ContactRef, *, has_refused_events: bool = False
-    ) -> tuple[Person, PendingErasure | None]:
-        """Begin an erasure or find it in progress, as `begin_erasure` does."""
+    ) -> tuple[Person, asyncio.Task[Erased] | None]:
+        """Begin an erasure or find it in progress, as `begin_erasure` does. Return its task."""
+        task: asyncio.Task[Erased] | None = None
 
         def begin_recorded(connection: Connection, record: AuditRecorder) -> tuple[Person, PendingErasure | None]:
             person, pending = begin_erasure(
@@ -149,12 +150,15 @@ class Erasures:
                 record(connection, project_pk, None, AuditedValues("contact", person.contact_id, {"erased": True}))
             return person, pending
 
-        async def begin() -> tuple[Person, PendingErasure | None]:
-            found = await self._changes.write("EraseContact", begin_recorded)
+        def begun(found: tuple[Person, PendingErasure | None]) -> None:
+            nonlocal task
+            _, pending = found
             self._on_erased(project_pk)
-            return found
+            if pending is not None:
+                task = self._task(pending)
 
-        return await finished(begin())
+        person, _ = await self._changes.write("EraseContact", begin_recorded, begun)
+        return person, task
 
     async def _has_refused_events(self, project_pk: int, person: Person) -> bool:
         """Return whether refused events are about a person of whom nothing is recorded."""
@@ -204,6 +208,8 @@ class Erasures:
         if task is None:
             task = self._tasks[erasure.key] = asyncio.create_task(self._run(erasure), name="erase")
             task.add_done_callback(lambda _: self._tasks.pop(erasure.key, None))
+            # Its caller may have gone. If it fails, it is resumed.
+            task.add_done_callback(mark_retrieved)
         return task
 
     async def _run(self, erasure: PendingErasure) -> Erased:

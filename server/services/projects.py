@@ -16,7 +16,7 @@ from server.storage.projects import deletion as project_deletion
 from server.storage.projects import projects as store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import Connection
 
@@ -37,6 +37,8 @@ class Projects:
         self._database = database
         self._catalog = catalog
         self._access = access
+        self.on_delete: list[Callable[[int], object]] = []
+        """Called with the key of each project that this server deletes, once that is committed."""
 
     async def create(self, name: str, rules: Rules, event_retention: int = 0, quota: Quota = UNLIMITED) -> Project:
         """Create a project. Raise InvalidArgument and ProjectAlreadyExists."""
@@ -113,10 +115,12 @@ class Projects:
             record(connection, found.pk, current, None)
             project_deletion.mark_deleted(connection, current, etag, now_micros())
 
-        try:
-            await self._catalog.change(found.pk, "DeleteProject", delete, dry_run=validate_only)
-        finally:
+        def apply(_: None) -> None:
             self._access.invalidate(found.pk)
+            for deleted in self.on_delete:
+                deleted(found.pk)
+
+        await self._catalog.change(found.pk, "DeleteProject", delete, apply, dry_run=validate_only)
         return found, counts
 
 

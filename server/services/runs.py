@@ -22,6 +22,7 @@ from server.storage.clock import transaction_time
 from server.storage.contacts import contact_ids, contact_key
 from server.storage.events.reading import event_ids
 from server.storage.projects.heads import lock_heads
+from server.storage.transactions import applied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -209,9 +210,12 @@ class Runs:
             moved = move(connection, head, before)
             return _views(connection, project_pk, [moved])[0], moved.status is not before.status
 
-        view, changed = await self._database.write(work)
-        if changed:
-            self._count(view.run.status)
+        def count(moved: tuple[RunView, bool]) -> None:
+            view, changed = moved
+            if changed:
+                self._count(view.run.status)
+
+        view, _ = await applied(self._database.write(work), count)
         return view
 
 

@@ -19,7 +19,6 @@ from server.delivery.subscription_status import ConsumerStatus, SubscriptionStat
 from server.errors import SubscriptionDoesNotPush, SubscriptionInUse
 from server.storage.clock import transaction_time
 from server.storage.projects.heads import lock_heads
-from server.storage.transactions import finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -317,17 +316,11 @@ class Subscriptions:
     async def _write_and_wake(
         self, action: str, work: Callable[[Connection, AuditRecorder], T], key_of: Callable[[T], int]
     ) -> T:
-        """Change a subscription and wake its dispatcher, even if the caller is cancelled while the change is written.
+        """Change a subscription and wake its dispatcher.
 
         Without the wake, matches that the change makes available would wait for the next match.
         """
-
-        async def write_and_wake() -> T:
-            result = await self._changes.write(action, work)
-            self._dispatchers.wake(key_of(result))
-            return result
-
-        return await finished(write_and_wake())
+        return await self._changes.write(action, work, lambda result: self._dispatchers.wake(key_of(result)))
 
     def _status(self, connection: Connection, subscriptions: Sequence[Subscription]) -> Sequence[SubscriptionStatus]:
         stats = store.stats_of(connection, subscriptions)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -40,8 +40,7 @@ def let_loop_run(connection: Connection) -> None:
 async def finished(work: Coroutine[Any, Any, T]) -> T:
     """Await work to its end even if the caller is cancelled meanwhile.
 
-    A running transaction cannot be stopped, so what must follow it, such as invalidating a cache, is awaited together
-    with it.
+    A second cancellation is not waited out, but does not stop the work either.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -49,3 +48,19 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait({task})
         raise
+
+
+async def applied(write: Awaitable[T], apply: Callable[[T], object]) -> T:
+    """Await a transaction and apply its result to what the server has in memory. Return the result.
+
+    A running transaction cannot be stopped, so both are one piece of work, which a cancelled caller does not cut apart.
+    Without that, a change whose caller left while it was committed would have no effect before the next start. Whoever
+    gets the result finds it applied.
+    """
+
+    async def write_and_apply() -> T:
+        result = await write
+        apply(result)
+        return result
+
+    return await finished(write_and_apply())

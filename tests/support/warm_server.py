@@ -47,7 +47,7 @@ async def _start_and_stop(url: str) -> None:
         management = await stack.enter_async_context(managing(settings, storage, measures.metrics))
         ingestion = await stack.enter_async_context(ingesting(settings, storage, management, measures, loop_time))
         await stack.enter_async_context(
-            delivering(settings, storage, management.changes, measures, ingestion, shutdown, loop_time)
+            delivering(settings, storage, management, measures, ingestion, shutdown, loop_time)
         )
         await stack.enter_async_context(
             background_work(settings, storage, management, measures.metrics, ingestion.notifier)

@@ -127,9 +127,9 @@ class ProjectsServicer:
 
     def DeleteProject(self, request, context):
         """Deletes a project for good: definitions, events, matches, contacts, runs, automations, subscriptions and API keys.
-        Only its entries in the audit log stay. Its keys are refused from the response on, and its streams end with
-        PROJECT_NOT_FOUND within a second. The name is free at once. The server deletes the rows afterwards, in small
-        transactions, and continues after a restart.
+        Only its entries in the audit log stay. From the response on its keys are refused and nothing is pushed, by other
+        servers within a second; its streams end with PROJECT_NOT_FOUND within a second. The name is free at once. The
+        server deletes the rows afterwards, in small transactions, and continues after a restart.
 
         Errors: PROJECT_NOT_FOUND, ETAG_MISMATCH.
         """

@@ -52,9 +52,9 @@ class ProjectsStub:
     """
     DeleteProject: _grpc.UnaryUnaryMultiCallable[_projects_pb2.DeleteProjectRequest, _projects_pb2.DeleteProjectResponse]
     """Deletes a project for good: definitions, events, matches, contacts, runs, automations, subscriptions and API keys.
-    Only its entries in the audit log stay. Its keys are refused from the response on, and its streams end with
-    PROJECT_NOT_FOUND within a second. The name is free at once. The server deletes the rows afterwards, in small
-    transactions, and continues after a restart.
+    Only its entries in the audit log stay. From the response on its keys are refused and nothing is pushed, by other
+    servers within a second; its streams end with PROJECT_NOT_FOUND within a second. The name is free at once. The
+    server deletes the rows afterwards, in small transactions, and continues after a restart.
 
     Errors: PROJECT_NOT_FOUND, ETAG_MISMATCH.
     """
@@ -106,9 +106,9 @@ class ProjectsAsyncStub(ProjectsStub):
     """
     DeleteProject: _aio.UnaryUnaryMultiCallable[_projects_pb2.DeleteProjectRequest, _projects_pb2.DeleteProjectResponse]  # type: ignore[assignment]
     """Deletes a project for good: definitions, events, matches, contacts, runs, automations, subscriptions and API keys.
-    Only its entries in the audit log stay. Its keys are refused from the response on, and its streams end with
-    PROJECT_NOT_FOUND within a second. The name is free at once. The server deletes the rows afterwards, in small
-    transactions, and continues after a restart.
+    Only its entries in the audit log stay. From the response on its keys are refused and nothing is pushed, by other
+    servers within a second; its streams end with PROJECT_NOT_FOUND within a second. The name is free at once. The
+    server deletes the rows afterwards, in small transactions, and continues after a restart.
 
     Errors: PROJECT_NOT_FOUND, ETAG_MISMATCH.
     """
@@ -187,9 +187,9 @@ class ProjectsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_projects_pb2.DeleteProjectResponse, _abc.Awaitable[_projects_pb2.DeleteProjectResponse]]:
         """Deletes a project for good: definitions, events, matches, contacts, runs, automations, subscriptions and API keys.
-        Only its entries in the audit log stay. Its keys are refused from the response on, and its streams end with
-        PROJECT_NOT_FOUND within a second. The name is free at once. The server deletes the rows afterwards, in small
-        transactions, and continues after a restart.
+        Only its entries in the audit log stay. From the response on its keys are refused and nothing is pushed, by other
+        servers within a second; its streams end with PROJECT_NOT_FOUND within a second. The name is free at once. The
+        server deletes the rows afterwards, in small transactions, and continues after a restart.
 
         Errors: PROJECT_NOT_FOUND, ETAG_MISMATCH.
         """

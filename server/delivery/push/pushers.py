@@ -77,6 +77,7 @@ class Pushers:
         self._tools = tools
         self._changed = asyncio.Event()
         self._applied: set[int] = set()
+        self._deleted_projects: set[int] = set()
         self._shutdown = shutdown
         self._owner = str(uuid7())
         self._claims: dict[int, float] = {}
@@ -94,12 +95,20 @@ class Pushers:
 
     def apply(self, key: int, push: Push | None) -> None:
         """Push a subscription in this way from now on, if at all: nothing more is sent by its settings from before."""
+        self._applied.add(key)
         session = self._sessions.get(key)
         if session is None and push is None:
             return
-        self._applied.add(key)
         if session is not None and (push is None or push.paused_at or push.version != session.push.version):
             session.stop()
+        self._changed.set()
+
+    def end_project(self, project_pk: int) -> None:
+        """Push nothing more of a project, because it is deleted."""
+        self._deleted_projects.add(project_pk)
+        for session in self._sessions.values():
+            if session.project_pk == project_pk:
+                session.stop()
         self._changed.set()
 
     async def close(self) -> None:
@@ -139,6 +148,7 @@ class Pushers:
         began = asyncio.get_running_loop().time()
         # What is read from here on may be older than what is applied meanwhile: that is begun by the next refresh.
         self._applied.clear()
+        self._deleted_projects.clear()
         active = await self._database.read(active_pushes, brief=True)
         if self._database.shared and any(not each.owner for each in active):
             count = len(self._claims)
@@ -159,9 +169,14 @@ class Pushers:
             else:
                 session.wake()
         for key, each in mine.items():
-            if key not in self._sessions and key not in self._applied and not each.wanted_by:
+            if key not in self._sessions and not each.wanted_by and not self._outdated(each):
                 self._begin(each)
         self._tools.attempts.keep({*mine, *self._sessions})
+
+    def _outdated(self, active: ActivePush) -> bool:
+        """Return whether a push may have changed since it was read."""
+        subscription = active.subscription
+        return subscription.key in self._applied or subscription.project_pk in self._deleted_projects
 
     async def _share(self, active: Sequence[ActivePush], mine: dict[int, ActivePush]) -> None:
         """Ask others for a fair share, and hand over what they ask for; what is handed over is taken out of `mine`."""

@@ -94,6 +94,7 @@ class PushSession:
     def __init__(self, tools: PushTools, subscription: Subscription, push: Push, may_send: Callable[[], bool]) -> None:
         self.push = push
         self.subscription_id = subscription.id
+        self.project_pk = subscription.project_pk
         self._tools = tools
         self._subscription = subscription
         self._may_send = may_send

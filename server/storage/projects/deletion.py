@@ -71,6 +71,8 @@ _PLAIN: Final = _plain_tables()
 def mark_deleted(connection: Connection, current: Project, etag: str, now: int) -> None:
     """Mark a project: from now on it is read as missing, its name and the secrets of its keys are free.
 
+    Its subscriptions push no more, on any server.
+
     Raise EtagMismatch.
     """
     check_etag(etag, current.etag)
@@ -78,6 +80,9 @@ def mark_deleted(connection: Connection, current: Project, etag: str, now: int) 
     name = f"\x1f{current.id}"
     connection.execute(project.update().where(project.c.key == current.pk).values(deleted_at=now, name=name))
     connection.execute(api_key.delete().where(api_key.c.project_key == current.pk))
+    subscription = subscription_tables.subscription
+    pushing = subscription.c.project_key == current.pk, subscription.c.pushes
+    connection.execute(subscription.update().where(*pushing).values(pushes=False))
 
 
 def deleted_projects(connection: Connection) -> list[tuple[int, str]]:
