@@ -21,7 +21,7 @@ import structlog
 import uvloop
 from hypothesis import settings
 
-from server.auth import access
+from server.auth import lookup
 from server.background import key_use
 from server.process.runtime import collect_garbage_rarely
 from server.storage import health
@@ -133,7 +133,7 @@ def patient_storage(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if request.node.get_closest_marker("late_commits") is None:
             patch.setattr(health, "LATE_SECONDS", 20.0)
-            patch.setattr(access, "LATE_SECONDS", 20.0)
+            patch.setattr(lookup, "LATE_SECONDS", 20.0)
             patch.setattr(health, "DOUBT_SECONDS", 30.0)
         yield
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from server.auth import access
-from server.auth.access import UNKNOWN_SECONDS, Access, bearer_secret, digest_of
+from server.auth import access, lookup
+from server.auth.access import UNKNOWN_SECONDS, Access
 from server.auth.caller import ADMIN, Caller
+from server.auth.credentials import bearer_secret, digest_of
 from server.errors import (
     AdminRequired,
     KeyInvalid,
@@ -195,7 +196,7 @@ ONE, ALL = frozenset({"events:read"}), frozenset({Scope.ALL})
 
 @on_sqlite
 async def test_no_call_waits_for_a_database_that_does_not_respond(keys: Keys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "LATE_SECONDS", 0.3)
+    monkeypatch.setattr(lookup, "LATE_SECONDS", 0.3)
     loop = asyncio.get_running_loop()
     began = loop.time()
     keys.database.responds.clear()

@@ -23,7 +23,7 @@ from server import paging
 from server.api import health_and_reflection
 from server.api import server as grpc_server
 from server.audit import audited_changes
-from server.auth import access
+from server.auth import access, lookup
 from server.background import freed_memory, statistics
 from server.bridge import app as bridge_app
 from server.bridge.dialects import DIALECTS
@@ -276,7 +276,7 @@ LIMITS = {
     ),
     "Free memory that the process keeps, beyond its size at the start": size(freed_memory.WORTHWHILE_BYTES),
     "A commit, until sends are refused at once": seconds(health.LATE_SECONDS),
-    "Time to look up the key of a call": seconds(access.LATE_SECONDS),
+    "Time to look up the key of a call": seconds(lookup.LATE_SECONDS),
     "A wait for the project's turn at the database": seconds(connection_turns.TURN_SECONDS),
     "Lines a minute of calls that fail because the database does": number(60 // call_log.OUTAGE_SECONDS),
     "Lines of failed calls a second, and of changes": number(call_log.LINES_A_SECOND),

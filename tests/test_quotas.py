@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from grpc import StatusCode
 
-from server.ingest import group_commit, quotas
+from server.ingest import quotas
+from server.ingest.group_transaction import GroupTransaction
 from server.ingest.quotas import Bucket
 from server.services import quarantine
 from server.storage import health
@@ -256,7 +257,7 @@ async def test_events_that_are_committed_after_their_caller_left_count_for_the_d
         monkeypatch.setattr(health, "DOUBT_SECONDS", 0.2)
     held = HeldWrite(
         monkeypatch,
-        lambda work: isinstance(work, group_commit._Attempts) and bool(work._batches),
+        lambda work: isinstance(work, GroupTransaction) and bool(work._batches),
         uncommitted=True,
     )
     sending = asyncio.ensure_future(shop.send_all([event()] * 3))

@@ -15,21 +15,20 @@ import hmac
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from registry.times.timestamps import now_micros
 from server.auth.caller import ADMIN, Caller
+from server.auth.credentials import bearer_secret, digest_of
+from server.auth.lookup import Lookup
 from server.current_call.context import as_server, authenticated
 from server.current_call.personal_access import show_personal
 from server.errors import (
     KeyExpired,
     KeyInvalid,
-    KeyMissing,
     ProjectNotFound,
     StorageError,
-    StorageLate,
     TooManyKeyLookups,
 )
 from server.paging import sign_with
@@ -40,25 +39,16 @@ from server.storage.projects.keys import key_by_digest
 from server.storage.projects.projects import get_project, project_by_pk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import Connection
 
     from server.model import ApiKey, Project
     from server.storage.database import Database
 
-T = TypeVar("T")
-
 MAX_LOOKUPS: Final = 500
 """The most uncached keys that are looked up at the same time. Real keys are few and cached; a flood of invented ones
 would fill the queue of brief reads, at 0.1 ms each, in which senders and heartbeats wait too."""
-
-LATE_SECONDS: Final = 1.4
-"""The longest time for which calls wait for the lookup of their key or project, as long as for a commit: it takes a
-millisecond, but while a database does not respond, a driver takes half a minute to find out."""
-
-_STALL_SECONDS: Final = 0.05
-"""The time for a result that arrived while the event loop was held up, or the process stopped, to be seen."""
 
 EXPIRY_SECONDS: Final = 30.0
 """The longest time for which a key that expires is cached."""
@@ -79,23 +69,6 @@ class WatchedStream:
     end: Callable[[Exception], None]
     version: int | None = None
     suspect: bool = False
-
-
-class _Lookup(Generic[T]):
-    """A read for callers that wait for it, for LATE_SECONDS after it has begun."""
-
-    def __init__(self, read: Coroutine[Any, Any, T], name: str) -> None:
-        self.task = asyncio.create_task(read, name=name)
-        self._late_at = monotonic() + LATE_SECONDS
-
-    async def result(self) -> T:
-        """Return the result of the read. Raise its error, or StorageLate."""
-        for seconds in (max(0.0, self._late_at - monotonic()), _STALL_SECONDS):
-            if not self.task.done():
-                await asyncio.wait({self.task}, timeout=seconds)
-        if not self.task.done():
-            raise StorageLate
-        return self.task.result()
 
 
 class Access:
@@ -121,7 +94,7 @@ class Access:
         self._invalidations = 0
         self._unknown: dict[bytes, tuple[float, KeyInvalid | KeyExpired]] = {}
         self._creations = 0
-        self._lookups: dict[tuple[bytes, int, int], _Lookup[Caller]] = {}
+        self._lookups: dict[tuple[bytes, int, int], Lookup[Caller]] = {}
         """The lookups in progress. Calls with the same key share one."""
         self._used: set[str] = set()
         """The keys that were used since `take_used`."""
@@ -316,7 +289,7 @@ class Access:
 
     async def _project(self, project: str) -> Project:
         read = self._database.read(lambda connection: get_project(connection, project), brief=True)
-        lookup = _Lookup(read, "look-up-project")
+        lookup = Lookup(read, "look-up-project")
         try:
             return await lookup.result()
         finally:
@@ -336,7 +309,7 @@ class Access:
         if looking is None:
             if len(self._lookups) >= MAX_LOOKUPS:
                 raise TooManyKeyLookups
-            looking = self._lookups[lookup] = _Lookup(self._look_up(digest), "look-up-key")
+            looking = self._lookups[lookup] = Lookup(self._look_up(digest), "look-up-key")
             looking.task.add_done_callback(partial(self._looked_up, lookup))
         return await looking.result()
 
@@ -400,16 +373,3 @@ def _project_and_version(caller: Caller, connection: Connection) -> tuple[bool, 
     except KeyInvalid:
         return False, 0
     return True, catalog_version(connection, caller.project_pk)
-
-
-def bearer_secret(authorization: str) -> str:
-    """Return the secret of an `authorization` value. Raise KeyMissing if there is none."""
-    scheme, _, secret = authorization.partition(" ")
-    if not secret or scheme.lower() != "bearer":
-        raise KeyMissing
-    return secret
-
-
-def digest_of(secret: str) -> bytes:
-    """Return the hash of a secret. 256 random bits need no salt and no slow hash."""
-    return sha256(secret.encode()).digest()

@@ -27,11 +27,10 @@ import asyncio
 from functools import partial
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
-from automation.subscriptions.log_reading import Recorded
 from registry.errors import SignalboxError
 from server.errors import (
     AccessError,
@@ -43,15 +42,15 @@ from server.errors import (
     StorageLate,
     StorageUnavailable,
 )
-from server.ingest.commit import commit
 from server.ingest.commit_queue import SMALL_EVENTS, CommitQueue
 from server.ingest.commit_timer import CommitTimer
 from server.ingest.contacts import ContactCache
 from server.ingest.deferred_batches import Deferral, DeferredBatches
+from server.ingest.group_transaction import GroupTransaction
 from server.ingest.piggyback import NoSteps
 from server.ingest.pre_evaluation import PreEvaluator, estimated_cost, room_of
 from server.ingest.quarantine import QuarantineLimits
-from server.ingest.validate import validate_batch, validate_in_slices
+from server.ingest.validate import validate_in_slices
 from server.logs.outages import is_outage
 from server.process import runtime
 from server.sharing.loop_time import LoopTime
@@ -60,8 +59,6 @@ from server.storage.health import StorageHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from sqlalchemy import Connection
 
     from server.delivery.match_notifier import MatchNotifier
     from server.ingest.catalog import Catalog
@@ -73,8 +70,6 @@ if TYPE_CHECKING:
     from server.tracing.tracer import Tracer
 
 log = structlog.get_logger()
-
-_NOTHING_RECORDED: Final = Recorded()
 
 PATIENCE_SECONDS = 2.0
 """How long a batch waits for room before it is refused. A client without patience sends it again at once: four hundred
@@ -288,9 +283,9 @@ class GroupCommit:
         began = perf_counter()
         self._running = batches
         self._health.commit_began(self._queue.expected_seconds(batches))
-        attempts = _Attempts(batches, self._caches, self.limits, steps)
+        transaction = GroupTransaction(batches, self._caches, self.limits, steps)
         try:
-            commits = await self._database.write(attempts)
+            commits = await self._database.write(transaction)
         except Deferral as deferral:
             _undo(batches)
             self._health.commit_ended(deferral)
@@ -299,23 +294,14 @@ class GroupCommit:
                 await self._commit_again(group)
         except Exception as error:
             _undo(batches)
-            if attempts.broken_by is not None:
+            if (broken := transaction.broken_by) is not None:
                 self._health.commit_ended()
-                attempts.broken_by.fail(error)
-                _requeue(step for step in steps if step is not attempts.broken_by)
+                broken.fail(error)
+                _requeue(step for step in steps if step is not broken)
                 await self._commit_again(batches)
-                return
-            self._health.commit_ended(error)
-            if is_outage(error) or not batches:
-                _fail(steps, error)
             else:
-                _requeue(steps)
-            if len(batches) > 1 and not is_outage(error):
-                await self._commit_apart(batches)
-                return
-            self._metrics.commits.count_failed()
-            self._report(error, sum(len(batch.drafts) for batch in batches))
-            self._answer(batches, error if isinstance(error, SignalboxError) else InternalError())
+                self._health.commit_ended(error)
+                await self._failed(error, batches, steps)
         else:
             self._health.commit_ended()
             self._keep(commits, invalidations, recent)
@@ -324,7 +310,21 @@ class GroupCommit:
                 step.end()
             self._answer(batches)
             if batches:
-                self._count(commits, perf_counter() - began - attempts.step_seconds)
+                self._count(commits, perf_counter() - began - transaction.step_seconds)
+
+    async def _failed(self, error: Exception, batches: Sequence[Batch], steps: Sequence[PiggybackedStep]) -> None:
+        """End a group that failed. After an outage all of it fails; otherwise its batches are committed one by one."""
+        outage = is_outage(error)
+        if outage or not batches:
+            _fail(steps, error)
+        else:
+            _requeue(steps)
+        if len(batches) > 1 and not outage:
+            await self._commit_apart(batches)
+            return
+        self._metrics.commits.count_failed()
+        self._report(error, sum(len(batch.drafts) for batch in batches))
+        self._answer(batches, error if isinstance(error, SignalboxError) else InternalError())
 
     def _answer(self, batches: Sequence[Batch], error: Exception | None = None) -> None:
         """Resolve batches that were committed, or failed; many small ones of a project in portions, if others send."""
@@ -412,44 +412,6 @@ class GroupCommit:
             self._caches[project_pk] = ContactCache(project.snapshot.version)
         if project.stored and project_pk in self._caches:
             self._caches[project_pk].add(project.contacts.read, project.head.position, project.last_id)
-
-
-class _Attempts:
-    """The transaction of a group commit. The database may run it again, after an attempt that was rolled back.
-
-    Such an attempt has left its decisions in the drafts, so each later one validates them again. `broken_by` is the
-    step that raised the error, None if something else did. `step_seconds` is the time of all steps.
-    """
-
-    def __init__(
-        self,
-        batches: Sequence[Batch],
-        caches: dict[int, ContactCache],
-        limits: QuarantineLimits,
-        steps: Sequence[PiggybackedStep] = (),
-    ) -> None:
-        self._batches = batches
-        self._caches = caches
-        self._limits = limits
-        self._steps = steps
-        self._begun = False
-        self.step_seconds = 0.0
-        self.broken_by: PiggybackedStep | None = None
-
-    def __call__(self, connection: Connection) -> list[ProjectCommit]:
-        if self._begun:
-            for batch in self._batches:
-                validate_batch(batch)
-        self._begun = True
-        commits = commit(connection, self._batches, self._caches, self._limits) if self._batches else []
-        began = perf_counter()
-        recorded = {project.snapshot.project_pk: project.recorded for project in commits}
-        for step in self._steps:
-            self.broken_by = step
-            step.run(connection, recorded.get(step.project_pk, _NOTHING_RECORDED))
-        self.broken_by = None
-        self.step_seconds = perf_counter() - began
-        return commits
 
 
 def _resolve(batches: Sequence[Batch], error: Exception | None = None) -> None:

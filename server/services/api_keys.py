@@ -10,7 +10,7 @@ from uuid_utils import uuid7
 
 from registry.names import given_name_problem
 from registry.times.timestamps import now_micros
-from server.auth.access import digest_of
+from server.auth.credentials import digest_of
 from server.errors import InvalidArgument, KeyNotActive, SecretInUse
 from server.model import ApiKey, Dialect, Scope
 from server.services.projects import read_again

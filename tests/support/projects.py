@@ -15,7 +15,7 @@ from registry.definitions.event_definitions import NewDefinition
 from registry.storage.definition_store import create_definition
 from registry.times.timestamps import now_micros
 from server.app import storage as app_storage
-from server.auth.access import digest_of
+from server.auth.credentials import digest_of
 from server.bridge.dialects import DIALECTS
 from server.model import ApiKey, Dialect, Rules, Scope
 from server.rpc.messages.definitions import read_schema

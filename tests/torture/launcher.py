@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from registry.times import timestamps
-from server.ingest import group_commit
+from server.ingest.group_transaction import GroupTransaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ class Failpoint:
 
 def parts_of(work: Any) -> list[str]:
     """Return the parts of the server whose work a transaction does: a group commit may do both."""
-    if isinstance(work, group_commit._Attempts):
+    if isinstance(work, GroupTransaction):
         return ["ingest"] * bool(work._batches) + ["settle"] * bool(work._steps)
     return ["settle"] if getattr(work, "__module__", "") == STEP else []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from server.auth.access import bearer_secret
+from server.auth.credentials import bearer_secret
 from server.bridge.dialects import DIALECTS
 from server.errors import KeyMissing
 
