@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from server.cli.arguments.message_parsers import properties as flag
 from server.cli.client.event_lines import read_event
 from server.cli.definitions.cases import read_cases, run_case
-from server.cli.definitions.yaml_files import Fault
+from server.cli.definitions.yaml_files import FileError
 from server.cli.errors import Failure
 from server.cli.output.tables import to_plain
 from server.rpc.messages.structs import NO_KIND, read_struct, write_struct
@@ -518,7 +518,7 @@ def test_whatever_a_yaml_file_takes_is_held_and_equal_to_what_json_means(folder:
     (folder / "cases.yaml").write_bytes(content.encode("utf-8", "surrogatepass"))
     try:
         ((case,),) = (each.cases for each in read_cases([folder / "cases.yaml"], []))
-    except (Failure, Fault):
+    except (Failure, FileError):
         return
     found = run_case(case).properties
     wanted = meant(text)

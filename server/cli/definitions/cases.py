@@ -18,9 +18,9 @@ from server.cli.arguments.message_parsers import to_struct
 from server.cli.definitions.documents import read_definitions
 from server.cli.definitions.yaml_files import (
     Entry,
-    Faults,
+    FileErrors,
     did_you_mean,
-    fault,
+    error_at,
     files_in,
     flag_of,
     json_of,
@@ -135,14 +135,14 @@ def read_cases(paths: Iterable[Path], definitions: Sequence[Path]) -> list[CaseF
 
     Raise Failure with all errors of the files.
     """
-    faults = Faults()
+    errors = FileErrors()
     files = []
     coercers = cache(_coercers)
-    with faults.gathered():
+    with errors.gathered():
         for path in files_in(paths):
-            with faults.gathered():
-                files.append(_read_file(path, tuple(definitions), coercers, faults))
-    faults.stop()
+            with errors.gathered():
+                files.append(_read_file(path, tuple(definitions), coercers, errors))
+    errors.stop()
     return files
 
 
@@ -150,19 +150,19 @@ def _read_file(
     path: Path,
     definitions: tuple[Path, ...],
     coercers_of: Callable[[tuple[Path, ...]], Mapping[str, Coercer]],
-    faults: Faults,
+    errors: FileErrors,
 ) -> CaseFile:
     root = load(path)
     fields = members(root, "a file of cases", _FILE)
     if "cases" not in fields:
-        raise fault(root, "cases are missing: list them under cases:")
+        raise error_at(root, "cases are missing: list them under cases:")
     coercers = coercers_of(definitions or _named(path, root, fields))
     cases: list[Case] = []
     nodes = sequence(fields["cases"], "cases")
     if not nodes:
-        raise fault(fields["cases"], "cases is empty: list at least one")
+        raise error_at(fields["cases"], "cases is empty: list at least one")
     for number, node in enumerate(nodes, 1):
-        with faults.gathered():
+        with errors.gathered():
             cases.append(_read_case(node, number, coercers))
     return CaseFile(path, tuple(cases))
 
@@ -170,10 +170,10 @@ def _read_file(
 def _named(path: Path, root: Node, fields: Mapping[str, Node]) -> tuple[Path, ...]:
     """Return the path of the definitions that a file of cases names, relative to that file."""
     if "definitions" not in fields:
-        raise fault(root, "definitions are missing: add definitions: PATH, or give them with --definitions")
+        raise error_at(root, "definitions are missing: add definitions: PATH, or give them with --definitions")
     found = path.parent / text_of(fields["definitions"], "definitions")
     if not found.exists():
-        raise fault(fields["definitions"], f"there is no {found}")
+        raise error_at(fields["definitions"], f"there is no {found}")
     return (found,)
 
 
@@ -185,11 +185,11 @@ def _coercers(paths: tuple[Path, ...]) -> dict[str, Coercer]:
 def _read_case(node: Node, number: int, coercers: Mapping[str, Coercer]) -> Case:
     fields = members(node, "a case", _CASE)
     if "event" not in fields:
-        raise fault(node, "the case has no event: add one, such as event: order_completed")
+        raise error_at(node, "the case has no event: add one, such as event: order_completed")
     event = text_of(fields["event"], "event")
     if event not in coercers:
         meant = did_you_mean(event, tuple(coercers))
-        raise fault(fields["event"], f"the definitions have no event {quoted(event)}{meant}")
+        raise error_at(fields["event"], f"the definitions have no event {quoted(event)}{meant}")
     return Case(
         name=text_of(fields["name"], "name") if "name" in fields else f"case {number}",
         event=event,
@@ -206,7 +206,7 @@ def _expectation(node: Node) -> Expectation:
     for name in _FIELDS_OF_THE_OPPOSITE[valid]:
         if name in fields:
             right = "a valid payload has no reasons: write valid: false" if valid else "an invalid payload has none"
-            raise fault(fields[name], f"{name} cannot be expected where valid is {str(valid).lower()}; {right}")
+            raise error_at(fields[name], f"{name} cannot be expected where valid is {str(valid).lower()}; {right}")
     return Expectation(
         valid=valid,
         properties=read_struct(_payload(fields["properties"])) if "properties" in fields else None,
@@ -220,7 +220,7 @@ def _payload(node: Node) -> Struct:
     try:
         return to_struct(values)
     except ValueError as error:
-        raise fault(node, str(error)) from None
+        raise error_at(node, str(error)) from None
 
 
 def _texts(node: Node) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ from registry.names import check_event_name
 from server.cli.arguments.message_parsers import definition_retention
 from server.cli.definitions.yaml_files import (
     Entry,
-    Fault,
-    Faults,
+    FileError,
+    FileErrors,
     did_you_mean,
-    fault,
+    error_at,
     files_in,
     flag_of,
     load,
@@ -69,20 +69,20 @@ class DefinitionDocument:
 def read_definitions(paths: Iterable[Path]) -> list[DefinitionDocument]:
     """Read the definitions of files and folders, in order. Raise Failure with all errors of the files."""
     found: dict[str, DefinitionDocument] = {}
-    faults = Faults()
-    with faults.gathered():
+    errors = FileErrors()
+    with errors.gathered():
         for path in files_in(paths):
-            with faults.gathered():
+            with errors.gathered():
                 for entry in _entries(path):
-                    with faults.gathered():
+                    with errors.gathered():
                         _add(_read_definition(entry), found)
-    faults.stop()
+    errors.stop()
     return list(found.values())
 
 
 def _add(document: DefinitionDocument, found: dict[str, DefinitionDocument]) -> None:
     if first := found.get(document.name):
-        raise Fault(f"{document.place}: {quoted(document.name)} is defined already, at {first.place}")
+        raise FileError(f"{document.place}: {quoted(document.name)} is defined already, at {first.place}")
     found[document.name] = document
 
 
@@ -90,10 +90,10 @@ def _entries(path: Path) -> list[Entry]:
     root = load(path)
     fields = members(root, "a file of definitions", ("definitions",))
     if "definitions" not in fields:
-        raise fault(root, "definitions are missing: list them under definitions:")
+        raise error_at(root, "definitions are missing: list them under definitions:")
     entries = mapping(fields["definitions"], "definitions")
     if not entries:
-        raise fault(fields["definitions"], "definitions is empty: add at least one")
+        raise error_at(fields["definitions"], "definitions is empty: add at least one")
     return entries
 
 
@@ -101,26 +101,26 @@ def _read_definition(entry: Entry) -> DefinitionDocument:
     try:
         check_event_name(entry.name)
     except InvalidName as error:
-        raise fault(entry.key, error.message) from None
+        raise error_at(entry.key, error.message) from None
     fields = members(entry.value, f"definition {quoted(entry.name)}", _DEFINITION)
     places: dict[str, str] = {}
     properties: tuple[Property, ...] = ()
-    faults = Faults()
-    with faults.gathered():
+    errors = FileErrors()
+    with errors.gathered():
         description = _description(fields)
-    with faults.gathered():
+    with errors.gathered():
         compatibility = Compatibility(_word(fields, "compatibility", tuple(Compatibility), "none"))
-    with faults.gathered():
+    with errors.gathered():
         unknown = UnknownProperties(_word(fields, "unknown_properties", tuple(UnknownProperties), "reject"))
-    with faults.gathered():
+    with errors.gathered():
         coercion = CoercionMode(_word(fields, "coercion", tuple(CoercionMode), "lenient"))
-    with faults.gathered():
+    with errors.gathered():
         retention = _retention(fields)
-    with faults.gathered():
+    with errors.gathered():
         if "properties" in fields:
             properties = _properties(fields["properties"], "schema", places)
             _check(Schema(properties=properties), places)
-    faults.raise_all()
+    errors.raise_all()
     schema = Schema(properties=properties, unknown_properties=unknown, coercion=coercion)
     return DefinitionDocument(
         name=entry.name,
@@ -133,14 +133,14 @@ def _read_definition(entry: Entry) -> DefinitionDocument:
 
 
 def _check(schema: Schema, places: dict[str, str]) -> None:
-    """Check the schema. Raise Fault with the place in the file for each violation."""
+    """Check the schema. Raise FileError with the place in the file for each violation."""
     try:
         check_schema(schema)
     except InvalidSchema as error:
         lines = (
             f"{places.get(one.path) or places[one.path.rpartition('.')[0]]}: {one.message}" for one in error.violations
         )
-        raise Fault(*lines) from None
+        raise FileError(*lines) from None
 
 
 def _properties(node: Node, parent: str, places: dict[str, str]) -> tuple[Property, ...]:
@@ -160,7 +160,7 @@ def _property(entry: Entry, path: str, places: dict[str, str]) -> Property:
     fields = members(entry.value, f"property {quoted(entry.name)}", _PROPERTY)
     places |= {f"{path}.{name}": place_of(value) for name, value in fields.items()}
     if "type" not in fields:
-        raise fault(entry.key, f"property {quoted(entry.name)} has no type, such as type: number")
+        raise error_at(entry.key, f"property {quoted(entry.name)} has no type, such as type: number")
     kind, item_type = _type(fields["type"], text_of(fields["type"], "type"), "; required is an entry of its own")
     suggested = sequence(fields["suggested_values"], "suggested_values") if "suggested_values" in fields else ()
     return Property(
@@ -182,9 +182,11 @@ def _type(node: Node, text: str, more: str) -> tuple[PropertyType, PropertyType 
     wrong = next((name for name in (outer, inner) if name is not None and name not in _TYPES), None)
     if wrong is not None:
         meant = did_you_mean(wrong, _TYPES) if match else ""
-        raise fault(node, f"{quoted(node.value)} is not a type{meant or f': a type is {_FORMS}{more}'}")
+        raise error_at(node, f"{quoted(node.value)} is not a type{meant or f': a type is {_FORMS}{more}'}")
     if inner is not None and outer != PropertyType.ARRAY:
-        raise fault(node, f"{quoted(node.value)} is not a type: only an array has an item type, as in array<{inner}>")
+        raise error_at(
+            node, f"{quoted(node.value)} is not a type: only an array has an item type, as in array<{inner}>"
+        )
     return PropertyType(outer), PropertyType(inner) if inner else None
 
 
@@ -200,7 +202,7 @@ def _retention(fields: dict[str, Node]) -> pb.EventRetention:
         return definition_retention(text)
     except BadParameter:
         message = f"event_retention is {quoted(text)}; it must be a time such as 90d, or forever, or project"
-        raise fault(node, message) from None
+        raise error_at(node, message) from None
 
 
 def _description(fields: dict[str, Node]) -> str:

@@ -48,7 +48,7 @@ _CORE: Final[tuple[tuple[re.Pattern[str], Callable[[str], JSON]], ...]] = (
 """The plain scalars of the core schema of YAML 1.2; any other scalar is text."""
 
 
-class Fault(Exception):
+class FileError(Exception):
     """Errors of a file: one line each, with its place."""
 
     def __init__(self, *lines: str) -> None:
@@ -56,7 +56,7 @@ class Fault(Exception):
         self.lines = lines
 
 
-class Faults:
+class FileErrors:
     """Collects errors, so that one run reports all of them."""
 
     def __init__(self) -> None:
@@ -64,31 +64,31 @@ class Faults:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Collect a Fault that is raised inside the context."""
+        """Collect a FileError that is raised inside the context."""
         try:
             yield
-        except Fault as fault:
-            self._lines += fault.lines
+        except FileError as error:
+            self._lines += error.lines
 
     def raise_all(self) -> None:
-        """Raise one Fault with the errors that were collected, if there are any."""
+        """Raise one FileError with the errors that were collected, if there are any."""
         if self._lines:
-            raise Fault(*self._lines)
+            raise FileError(*self._lines)
 
     def stop(self) -> None:
         """Raise Failure if an error was collected."""
         if self._lines:
-            raise failure_of(Fault(*self._lines))
+            raise failure_of(FileError(*self._lines))
 
 
 def read_all(read: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
-    """Return what `read` returns for each item. Raise one Fault with the errors of all."""
+    """Return what `read` returns for each item. Raise one FileError with the errors of all."""
     values: list[Value] = []
-    faults = Faults()
+    errors = FileErrors()
     for item in items:
-        with faults.gathered():
+        with errors.gathered():
             values.append(read(item))
-    faults.raise_all()
+    errors.raise_all()
     return values
 
 
@@ -100,17 +100,17 @@ class Entry(NamedTuple):
     value: Node
 
 
-def failure_of(fault: Fault) -> Failure:
+def failure_of(error: FileError) -> Failure:
     """Return the failure of a command for one error or several."""
-    if len(fault.lines) == 1:
-        return Failure(fault.lines[0])
-    return Failure(f"{len(fault.lines)} errors were found", fault.lines)
+    if len(error.lines) == 1:
+        return Failure(error.lines[0])
+    return Failure(f"{len(error.lines)} errors were found", error.lines)
 
 
 def files_in(paths: Iterable[Path]) -> list[Path]:
     """Return the files: those given, and all .yaml and .yml files in the given folders, at any depth, sorted.
 
-    No file is returned twice. Raise Fault for a folder without any.
+    No file is returned twice. Raise FileError for a folder without any.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -118,29 +118,29 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.suffix in _ENDINGS and not file.is_dir())
             if not files:
-                raise Fault(f"{path}: no .yaml or .yml file is in this folder")
+                raise FileError(f"{path}: no .yaml or .yml file is in this folder")
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
 
 
 def load(path: Path) -> Node:
-    """Return the root node of the single document of a file. Raise Fault."""
+    """Return the root node of the single document of a file. Raise FileError."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise Fault(f"{path}: cannot be read: {error.strerror}") from None
+        raise FileError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise Fault(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise FileError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     try:
         root = _Loader(text, str(path)).get_single_node()
     except MarkedYAMLError as error:
-        raise Fault(f"{_place(error.problem_mark, path)}: {_problem(error)}") from None
+        raise FileError(f"{_place(error.problem_mark, path)}: {_problem(error)}") from None
     except ReaderError as error:
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
-        raise Fault(f"{path}:{line}:{column}: not YAML: U+{ord(text[error.position]):04X} is not allowed") from None
+        raise FileError(f"{path}:{line}:{column}: not YAML: U+{ord(text[error.position]):04X} is not allowed") from None
     if root is None:
-        raise Fault(f"{path}: the file is empty")
+        raise FileError(f"{path}: the file is empty")
     return root
 
 
@@ -149,9 +149,9 @@ def place_of(node: Node) -> str:
     return _place(node.start_mark, "")
 
 
-def fault(node: Node, message: str) -> Fault:
+def error_at(node: Node, message: str) -> FileError:
     """Return an error with the place of a node."""
-    return Fault(f"{place_of(node)}: {message}")
+    return FileError(f"{place_of(node)}: {message}")
 
 
 def quoted(text: str) -> str:
@@ -166,72 +166,72 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def mapping(node: Node, what: str) -> list[Entry]:
-    """Read the entries of a mapping, in order. Raise Fault, also for a repeated key."""
+    """Read the entries of a mapping, in order. Raise FileError, also for a repeated key."""
     if not isinstance(node, MappingNode):
-        raise fault(node, f"{what} must be a mapping, KEY: VALUE on each line; got {_kind(node)}")
+        raise error_at(node, f"{what} must be a mapping, KEY: VALUE on each line; got {_kind(node)}")
     seen: dict[str, Node] = {}
     entries = []
     for key, value in node.value:
         if not isinstance(key, ScalarNode):
-            raise fault(key, f"a key of {what} must be text; got {_kind(key)}")
+            raise error_at(key, f"a key of {what} must be text; got {_kind(key)}")
         if key.value in seen:
-            raise fault(key, f"{quoted(key.value)} is repeated; it is first given at {place_of(seen[key.value])}")
+            raise error_at(key, f"{quoted(key.value)} is repeated; it is first given at {place_of(seen[key.value])}")
         seen[key.value] = key
         entries.append(Entry(key.value, key, value))
     return entries
 
 
 def members(node: Node, what: str, known: Sequence[str]) -> dict[str, Node]:
-    """Read a mapping whose keys are all in `known`. Raise Fault."""
+    """Read a mapping whose keys are all in `known`. Raise FileError."""
 
     def member(entry: Entry) -> tuple[str, Node]:
         if entry.name not in known:
             meant = did_you_mean(entry.name, known) or f"; it may have: {', '.join(known)}"
-            raise fault(entry.key, f"{what} has no {quoted(entry.name)}{meant}")
+            raise error_at(entry.key, f"{what} has no {quoted(entry.name)}{meant}")
         return entry.name, entry.value
 
     return dict(read_all(member, mapping(node, what)))
 
 
 def sequence(node: Node, what: str) -> list[Node]:
-    """Read a list. Raise Fault."""
+    """Read a list. Raise FileError."""
     if not isinstance(node, SequenceNode):
-        raise fault(node, f"{what} must be a list; got {_kind(node)}")
+        raise error_at(node, f"{what} must be a list; got {_kind(node)}")
     items: list[Node] = node.value
     return items
 
 
 def text_of(node: Node, what: str) -> str:
-    """Read a scalar as text, even if it looks like another type. Raise Fault."""
+    """Read a scalar as text, even if it looks like another type. Raise FileError."""
     if not isinstance(node, ScalarNode) or (_is_plain(node) and not node.value):
-        raise fault(node, f"{what} must be a text; got {_kind(node)}")
+        raise error_at(node, f"{what} must be a text; got {_kind(node)}")
     text: str = node.value
     return text
 
 
 def word_of(node: Node, what: str, words: Sequence[str]) -> str:
-    """Read one of the given words. Raise Fault."""
+    """Read one of the given words. Raise FileError."""
     word = text_of(node, what)
     if word not in words:
-        raise fault(node, f"{what} must be one of {', '.join(words)}; got {quoted(word)}{did_you_mean(word, words)}")
+        raise error_at(node, f"{what} must be one of {', '.join(words)}; got {quoted(word)}{did_you_mean(word, words)}")
     return word
 
 
 def flag_of(node: Node, what: str) -> bool:
-    """Read true or false. Raise Fault."""
+    """Read true or false. Raise FileError."""
     value = json_of(node) if isinstance(node, ScalarNode) else None
     if not isinstance(value, bool):
-        raise fault(node, f"{what} must be true or false; got {_kind(node)}")
+        raise error_at(node, f"{what} must be true or false; got {_kind(node)}")
     return value
 
 
 def object_of(node: Node, what: str) -> dict[str, Any]:
-    """Read a JSON object. Raise Fault."""
+    """Read a JSON object. Raise FileError."""
     return {entry.name: json_of(entry.value) for entry in mapping(node, what)}
 
 
 def json_of(node: Node) -> Any:
-    """Read a JSON value. Raise Fault for a value that JSON cannot express."""
+    """Read a JSON value. Raise FileError for a value that JSON cannot express."""
     if isinstance(node, MappingNode):
         return object_of(node, "an object")
     if isinstance(node, SequenceNode):
@@ -243,7 +243,7 @@ def json_of(node: Node) -> Any:
         if pattern.fullmatch(text):
             return _number(node, text, convert)
     if _NO_NUMBER.fullmatch(text):
-        raise fault(node, f"{text} is not a JSON value: numbers are finite; quote it if it is text")
+        raise error_at(node, f"{text} is not a JSON value: numbers are finite; quote it if it is text")
     return text
 
 
@@ -253,7 +253,7 @@ def _number(node: Node, text: str, convert: Callable[[str], JSON]) -> JSON:
         if isinstance(value, int | float) and not isfinite(value):
             raise OverflowError
     except (OverflowError, ValueError):
-        raise fault(node, f"the number {OUT_OF_RANGE}") from None
+        raise error_at(node, f"the number {OUT_OF_RANGE}") from None
     return value
 
 
