@@ -87,9 +87,9 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a project, or a dialect in its place, accepts events. A project itself always refuses unknown ids.
+    """How a project, or a dialect in its place, accepts events. A project always refuses unknown ids.
 
-    What happens to refused events is for the project alone to say.
+    The project alone decides what happens to refused events.
     """
 
     undefined_events: UndefinedEvents = UndefinedEvents.REJECT

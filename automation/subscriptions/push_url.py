@@ -1,8 +1,8 @@
 """The URL that a subscription pushes to: its rules, and its normal form.
 
-Different readers of URLs disagree about odd ones, and what one of them takes for a path is a host to another. So only
-URLs that all of them read in the same way are accepted: printable ASCII but for the host, whose name is written in
-IDNA, no backslashes, no user, and IPv4 addresses as four decimal numbers only.
+Parsers disagree about unusual URLs: what one takes for a path is a host to another. So only URLs that all parsers read
+in the same way are accepted: printable ASCII but for the host, whose name is written in IDNA, no backslashes, no user,
+and IPv4 addresses as four decimal numbers only.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Health:
         return self._statuses.get(service)
 
     def report_ready(self, *, ready: bool) -> None:
-        """Report the health of the services; that of the server as a whole stays, as a restart would not help."""
+        """Report the health of the services. That of the server as a whole stays: a restart would not help."""
         if not self._calls.leaving.is_set():
             self._report(SERVICE_NAMES, _SERVING if ready else _NOT_SERVING)
 

@@ -57,7 +57,7 @@ class AuditedValues:
 
 
 class AuditRecorder:
-    """Records what one transaction changes, as the change of one call."""
+    """Records the changes of one transaction as those of one call."""
 
     def __init__(self, call: CallContext, action: str, describe: Callable[[Any], AuditedResource] | None) -> None:
         self._call = call

@@ -1,8 +1,8 @@
-"""What the database says about its subscriptions and runs, read shortly before the metrics are.
+"""Numbers of the subscriptions and runs in the database, read shortly before the metrics are.
 
-It is read at most every FRESH_SECONDS, whoever asks for metrics and however often, and in bounded time: nothing is read
-that grows with a log. If the database does not answer within READ_SECONDS, the metrics have the numbers of before, and
-`signalbox_statistics_age_seconds` shows how old they are.
+They are read at most every FRESH_SECONDS, however often metrics are requested, and in bounded time: nothing is read
+that grows with a log. If the database does not answer within READ_SECONDS, the metrics keep the previous numbers, and
+`signalbox_statistics_age_seconds` shows how old these are.
 """
 
 from __future__ import annotations

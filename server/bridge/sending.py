@@ -1,4 +1,4 @@
-"""Sending events through a dialect: what it refuses is kept and counted as what the service refuses.
+"""Sending events through a dialect: events that it refuses are kept and counted like those that the service refuses.
 
 A dialect reads the body of a request into a draft (`RestDialect.read_event`). If it refuses the body, which is at least
 a JSON object, the draft is one that could not be read: the project's rules decide what becomes of it. An event that was

@@ -1,8 +1,8 @@
-"""The wait of the current call for something that may come, which ends early once nobody can tell who still waits.
+"""The wait of the current call, which ends early once the server cannot tell whether the client still waits.
 
 A client that closes its side of a connection after its request may still read the response: a half-close is legal TCP.
-To the server a client that has gone looks alike. So the call is answered, but with what there is: matches that are
-leased for nobody would count an attempt.
+To the server, a client that has gone looks the same. So the call is answered at once, with the matches that there are:
+matches leased later, for a client that has gone, would each count an attempt.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When heartbeats are sent: those of many streams together.
+"""The times of heartbeats: those of many streams are sent together.
 
 Each message that is sent alone costs system calls of its own. With 1,000 watchers and 500 consumers that are idle, a
 server takes 2.7 % of a core, and 3.8 % if each heartbeat is sent at its own time.

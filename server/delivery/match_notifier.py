@@ -85,7 +85,7 @@ class MatchNotifier:
         self._task = Recurring("following", self._poll, outages)
 
     def start(self) -> None:
-        """Follow what other servers write, where there may be any."""
+        """Follow the matches of other servers, if the database is shared."""
         if self._database.shared:
             self._task.start()
 

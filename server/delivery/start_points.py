@@ -107,7 +107,7 @@ def resolve_start(connection: Connection, project_pk: int, start: StartPoint) ->
 
 
 def check_place(connection: Connection, project_pk: int, place: Place, head: int) -> None:
-    """Raise CursorRewound unless the log still has the history that led to a place."""
+    """Raise CursorRewound if the log has lost the history before a cursor, as in a failover or a restore."""
     check_history(connection, project_pk, place.position, _mark(place.match_id), head)
 
 

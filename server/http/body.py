@@ -91,7 +91,7 @@ class HeldBytes:
 
 
 class Bodies:
-    """What the bodies of a server share. One body has at most `limit` bytes."""
+    """The limits that all bodies of a server share. One body has at most `limit` bytes."""
 
     def __init__(self, loop_time: LoopTime, limit: int) -> None:
         self.limit = limit

@@ -113,7 +113,7 @@ class CommitContacts:
         self._project_pk = project_pk
         self._cached = cached
         self.read: dict[str, ContactKey] = {}
-        """The contacts that were read or created, and are to be cached once the transaction is committed."""
+        """The contacts that were read or created, to be cached once the transaction is committed."""
         valid = [draft for draft in drafts if draft.error is None]
         self._ids = {draft.contact_id for draft in valid if draft.contact_id}
         self._emails = {draft.email for draft in valid if not draft.contact_id}

@@ -98,7 +98,7 @@ class Bucket:
 
 @dataclass(slots=True)
 class _Day:
-    """What a project has recorded on a day: the first position of the day, and the newest one."""
+    """The events that a project has recorded on a day: the first position of the day, and the newest one."""
 
     number: int
     first: int

@@ -9,6 +9,6 @@ if TYPE_CHECKING:
 
 
 def mark_retrieved(done: asyncio.Future[Any]) -> None:
-    """Mark the failure of a future as seen: asyncio logs those that nobody has looked at."""
+    """Mark the failure of a future as retrieved: asyncio logs failures that nobody has retrieved."""
     if not done.cancelled():
         done.exception()

@@ -17,7 +17,7 @@ RETRY_SECONDS = 1.0
 """How long after a failure the work is tried again."""
 
 SETTLING_SECONDS = 0.5
-"""How long deletions that a server repeats wait after its start: callers who waited for it come first."""
+"""How long recurring deletions wait after the start of the server: callers who waited for it come first."""
 
 
 class Recurring:

@@ -89,7 +89,7 @@ class Sending(Protocol):
 
 
 class CallLimits:
-    """What the calls of one server share."""
+    """The limits that all calls of one server share."""
 
     def __init__(self, calls: OpenCalls, metrics: Metrics, loop_time: LoopTime) -> None:
         memory = usable_memory()

@@ -1,7 +1,7 @@
 """The size of the request that the running code works on, in bytes as it was received.
 
-It is known where a request is received, and asked for where events are queued, whose bounds count bytes too: what a
-message takes in memory costs as much to find out as to parse it again.
+It is known where a request is received, and needed where events are queued, because the queue is bounded in bytes too.
+Finding the size of a parsed message would take as long as parsing it again.
 """
 
 from __future__ import annotations

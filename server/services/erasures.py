@@ -250,7 +250,7 @@ class Erasures:
         return erased
 
     async def _erase_entries(self, erasure: PendingErasure) -> None:
-        """Erase what the audit log has of the contact: the names of its properties, and the address in request IDs."""
+        """Erase the contact in the audit log: the names of its properties, and the address in request IDs."""
         project_id, contact_id = await self._database.read(partial(_contact_of, erasure))
         after, more = "", True
         while more:

@@ -56,7 +56,7 @@ BEYOND_ALL: Final = 2**62
 
 
 class BlockingKind(StrEnum):
-    """What keeps an event from starting a run even if the condition is true."""
+    """A reason why an event starts no run even if the condition is true."""
 
     DRAFT = "draft"
     PAUSED = "paused"

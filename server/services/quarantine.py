@@ -103,7 +103,7 @@ class StillRefused(NamedTuple):
 
 @dataclass(slots=True)
 class Reingested:
-    """What became of events that were sent again, and the id to continue after, if any."""
+    """The outcomes of events that were sent again, and the id to continue after, if any."""
 
     recorded: int = 0
     duplicates: int = 0

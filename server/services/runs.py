@@ -81,7 +81,7 @@ class AwaitedEvent:
 
 @dataclass(frozen=True, slots=True)
 class EngineUpdate:
-    """What an engine adds to its request: the id of the match it works on, if known, and new attributes."""
+    """The additions of an engine to its request: the id of the match that it works on, if known, and new attributes."""
 
     match_id: str = ""
     attributes: Mapping[str, Any] | None = field(default=None, hash=False)

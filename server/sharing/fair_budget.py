@@ -78,7 +78,7 @@ class FairBudget:
 
     def _fits(self, key: Hashable, cost: int) -> bool:
         held = self._held.get(key, 0)
-        # What the key holds counts twice: once among the used, once against the free.
+        # At least as much must stay free as the key holds already.
         return self.used + cost + held <= self.total and held + cost <= self.share_of(key)
 
     def _hold(self, key: Hashable, cost: int) -> None:

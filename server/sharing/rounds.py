@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 PORTION: Final = 8
-"""What begins in one round, about 2 ms. A round without work takes 0.05 ms."""
+"""The calls that begin in one round, about 2 ms of work. A round without work takes 0.05 ms."""
 
 
 class Rounds:

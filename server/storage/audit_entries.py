@@ -67,12 +67,12 @@ _SAME: Final = (
 
 
 def content_after(connection: Connection, entry_id: str) -> str | None:
-    """Return what an entry has of its resource after the change; None if there is no such entry."""
+    """Return the resource of an entry, as it was after the change; None if there is no such entry."""
     return connection.scalar(sa.select(_entry.after_json).where(_entry.id == entry_id))
 
 
 def replace_content_after(connection: Connection, entry_id: str, content: str) -> None:
-    """Replace what an entry has of its resource after the change."""
+    """Replace the resource of an entry, as it was after the change."""
     connection.execute(audit_entry.update().where(_entry.id == entry_id).values(after_json=content))
 
 
@@ -138,7 +138,7 @@ def entries_of_person(
 
 
 def erase_contents(connection: Connection, entry_ids: Sequence[str]) -> None:
-    """Erase what entries have of their resource; who changed it, when and how stays."""
+    """Erase the resources of entries; who changed them, when and how is kept."""
     ids = [bound_text(entry_id) for entry_id in entry_ids]
     connection.execute(
         audit_entry.update().where(_entry.id.in_(ids)).values(before_json="", after_json="", omitted="[]")

@@ -17,7 +17,7 @@ _Key: TypeAlias = tuple[Any, ...]
 
 
 class _Statements(LRUCache[_Key, Any]):
-    """Statements by what they say and the kind of database, in place of the very engine they are compiled for."""
+    """Compiled statements by content and kind of database, rather than by the engine that they were compiled for."""
 
     def get(self, key: _Key, default: Any = None) -> Any:
         return super().get(_shared(key), default)

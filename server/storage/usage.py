@@ -16,7 +16,7 @@ class ConnectionUse(NamedTuple):
 
 
 class DatabaseSize(NamedTuple):
-    """The size of a database; None for what its kind has not. `checkpointed_at` is in seconds since the epoch."""
+    """The size of a database; None for what its kind does not have. `checkpointed_at` is in seconds since the epoch."""
 
     bytes: int
     wal_bytes: int | None = None

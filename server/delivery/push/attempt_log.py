@@ -1,4 +1,4 @@
-"""The last requests of the subscriptions that this server pushes, for those who ask how it goes."""
+"""The last requests of the subscriptions that this server pushes, which callers see with the subscription."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that take no more of a response than there is use for.
+"""Connections that read no more of a response than is used.
 
 The library reads ahead of whoever waits for the response: interim responses (1xx), empty lines and the lines between
 chunks are parsed as fast as they arrive, in the event loop. A receiver that sends them without an end would hold up

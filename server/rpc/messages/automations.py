@@ -47,7 +47,7 @@ def read_changes(request: pb.UpdateAutomationRequest) -> AutomationChanges:
 
 
 def read_engine_update(request: pb.AwaitEventRequest | pb.CompleteRunRequest) -> EngineUpdate:
-    """Read what an engine adds to its request. Raise InvalidArgument."""
+    """Read the additions of an engine to its request. Raise InvalidArgument."""
     attributes: dict[str, Any] | None = None
     if request.HasField("attributes"):
         attributes = read_struct(request.attributes, "attributes", RUN_BUDGET)

@@ -51,7 +51,7 @@ _SLICE_VALUES: Final = 500
 
 
 Later = list["Iterator[object]"]
-"""The slices of reading what is large, which its reader leaves to the caller. They raise InvalidArgument as it does."""
+"""The slices of a large value that is read later by the caller. They raise InvalidArgument as the reader does."""
 
 
 def read_struct(

@@ -34,7 +34,7 @@ _DEFAULT_HEARTBEAT: Final = 10 * _SECOND
 
 
 def read_watch(request: pb.WatchMatchesRequest) -> WatchQuery:
-    """Read what to watch. Raise InvalidArgument."""
+    """Read the query of a watch. Raise InvalidArgument."""
     return WatchQuery(
         read_start(request.start),
         read_filter(request.filter),

@@ -156,7 +156,7 @@ class _EventStream:
             async for request in requests:
                 self._pending.put_nowait(await self._enqueue(request))
                 del request
-                # Before the next message is taken over: what it holds is bounded, and given back when it is queued.
+                # Before the next message is taken over: the bytes of a message count until it is queued.
                 await self._window.acquire()
         finally:
             self._pending.put_nowait(None)

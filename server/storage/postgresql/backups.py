@@ -1,4 +1,4 @@
-"""Backups of a PostgreSQL database, by its client programs: `backup_files` has what is so for both kinds."""
+"""Backups of a PostgreSQL database, by its client programs: `backup_files` has what both kinds share."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class RefusedEvent:
     content: RefusedContent
     request: bytes = b""
     unreadable: str = ""
-    """Why the error or the content cannot be read: then it has what can."""
+    """Why the error or the content cannot be read, of which only the readable parts are present."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def _among(ids: Iterable[str]) -> sa.ColumnElement[bool]:
 
 
 def to_refused_event(row: Any, request: bytes = b"") -> RefusedEvent:
-    """Return the refused event of a row. What is unreadable is reported; what other columns have is in its place."""
+    """Return the refused event of a row. An unreadable part is reported, and replaced by what other columns have."""
     texts = {name: to_valid_text(getattr(row, name)) for name in _TEXTS}
     name, contact_id, email = texts["name"], texts["contact_id"], texts["email"]
     reason = next((line.partition("\t")[0] for line in texts["faults"].split("\n") if line), RowUnreadable.reason)
@@ -305,7 +305,7 @@ def _read_content(text: str) -> RefusedContent:
 
 
 def _reported(refused_id: str, read: Callable[[Any], T], stored: Any, instead: T) -> tuple[T, str]:
-    """Return what is read from a stored value; if it is unreadable, something instead of it, and the reason."""
+    """Return the value that is stored, or if it is unreadable, a substitute and the reason."""
     try:
         return read(stored), ""
     except UNREADABLE as error:

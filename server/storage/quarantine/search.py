@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _MICROS_OF_MILLIS: Final = 1_000
 _ROWS_AT_ONCE: Final = 20
 _SEARCHED_CHARACTERS: Final = 1_000_000
-"""What one read searches for an address: texts made to be slow take about a microsecond a character."""
+"""The most characters that one read searches for an address: texts made to be slow take about 1 us for each."""
 
 _listed = [
     *(column for column in refused_event.columns if column.name not in ("request", "byte_count")),

@@ -1,4 +1,4 @@
-"""Backups of an SQLite database: `backup_files` has what is so for both kinds."""
+"""Backups of an SQLite database: `backup_files` has what both kinds share."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def compact_sqlite(database: Path) -> Sizes:
 
 @contextmanager
 def _failing_as(what: str) -> Iterator[None]:
-    """Turn what SQLite raises, such as for a full disk or a damaged file, into BackupError."""
+    """Turn errors of SQLite, such as a full disk or a damaged file, into BackupError."""
     try:
         yield
     except sqlite3.Error as error:

@@ -137,7 +137,7 @@ class SqliteDatabase:
         return await asyncio.to_thread(size_of_files, self._file.path)
 
     def on_checkpoint(self, report: Callable[[float], None]) -> None:
-        """Set what is called, in the writing thread, with the duration of each commit that made a checkpoint."""
+        """Set the function that the writing thread calls with the duration of each commit that made a checkpoint."""
         self._writer.report_checkpoint = report
 
     @asynccontextmanager
