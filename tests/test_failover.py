@@ -16,10 +16,12 @@ import grpc
 import pytest
 from grpc import StatusCode
 
-from server.errors import StorageReadOnly
+from server.errors import StorageBusy, StorageFailed, StorageReadOnly
 from server.storage.opening import open_database
+from server.storage.postgresql import database as postgresql
 from server.storage.postgresql.connections import KEEPALIVE_IDLE_S, Connector
 from server.storage.postgresql.url import parse_postgres_url
+from server.storage.transactions import let_loop_run
 from signalbox.v1 import event_ingest_pb2, match_stream_pb2, projects_pb2
 from tests.support.automations import automate
 from tests.support.clusters import _numbers, created, states_of, url_of
@@ -32,6 +34,8 @@ from tests.support.service import serving
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from tests.support.postgres import Cluster
     from tests.support.process import Process
@@ -458,6 +462,97 @@ async def test_a_silent_host_is_waited_for_once(postgres: Cluster) -> None:
         assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_S
         await connection.close()
+
+
+END_SESSIONS = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+async def test_a_read_is_repeated_whose_session_is_ended_at_any_time(postgres: Cluster, noticed: bool) -> None:
+    work = Interrupted(postgres, await created(postgres), noticed=noticed)
+    database = await open_database(url_of(postgres, database=work.name))
+    assert await database.read(work) == 2
+    await database.close()
+
+
+async def test_a_transaction_is_repeated_whose_session_was_ended_before_the_commit_was_sent(postgres: Cluster) -> None:
+    work = Interrupted(postgres, await created(postgres), noticed=True)
+    database = await open_database(url_of(postgres, database=work.name))
+    assert await database.write(work) == 2
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "failure"),
+    [("search_path", "pg_catalog", StorageFailed), ("statement_timeout", "'100ms'", StorageBusy)],
+)
+async def test_a_setting_that_was_corrected_harms_no_session_that_began_before(
+    postgres: Cluster, setting: str, value: str, failure: type[Exception]
+) -> None:
+    name = await created(postgres)
+    database = await open_database(url_of(postgres, database=name))
+    await asyncio.to_thread(postgres.execute, "CREATE TABLE kept AS SELECT 1 AS number", name)
+
+    def work(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT number FROM kept, pg_sleep(0.2)").scalar_one())
+
+    for call in (database.write, database.read):
+        assert await asyncio.gather(*(call(work) for _ in range(3))) == [1, 1, 1]
+        await asyncio.to_thread(postgres.execute, f"ALTER DATABASE {name} SET {setting} = {value}", "postgres")
+        await asyncio.to_thread(postgres.execute, f"SET statement_timeout = 0; {END_SESSIONS}", name)
+        failures = await asyncio.gather(*(call(work) for _ in range(3)), return_exceptions=True)
+        assert {type(each) for each in failures} == {failure}
+        await asyncio.to_thread(postgres.execute, f"ALTER DATABASE {name} RESET {setting}", "postgres")
+        async with asyncio.timeout(RECONNECT_SECONDS):
+            while await asyncio.gather(*(call(work) for _ in range(3)), return_exceptions=True) != [1, 1, 1]:
+                pass
+    await database.close()
+
+
+async def test_sessions_that_are_in_use_when_all_are_replaced_are_closed_as_well(
+    postgres: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "RENEW_SECONDS", 0.0)
+    name = await created(postgres)
+    database = await open_database(url_of(postgres, database=name))
+    for _ in range(3):
+        reads = [
+            asyncio.create_task(database.read(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(0.5)")))
+            for _ in range(3)
+        ]
+        await asyncio.sleep(0.1)
+        with pytest.raises(StorageFailed):
+            await database.write(lambda connection: connection.exec_driver_sql("SELECT FROM missing"))
+        await asyncio.gather(*reads)
+    sessions = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608 - our own name
+    async with asyncio.timeout(RECONNECT_SECONDS):
+        while await asyncio.to_thread(postgres.execute, sessions) != "0":
+            pass
+    await database.close()
+
+
+class Interrupted:
+    """Work whose session is ended the first time, after its last statement; the driver has `noticed` it or not."""
+
+    def __init__(self, cluster: Cluster, name: str, *, noticed: bool) -> None:
+        self.name = name
+        self._cluster = cluster
+        self._noticed = noticed
+        self._runs = 0
+
+    def __call__(self, connection: Connection) -> int:
+        self._runs += 1
+        connection.exec_driver_sql("SELECT 1").one()
+        if self._runs == 1:
+            # The event loop stands still meanwhile, so the message of the end is not read.
+            self._cluster.execute(END_SESSIONS, self.name)
+            driver: Any = connection.connection.driver_connection
+            while self._noticed and not driver.is_closed():
+                let_loop_run(connection)
+        return self._runs
 
 
 def socket_of(connection: Any) -> Any:

@@ -45,6 +45,20 @@ class _Dialect(PGDialect_asyncpg):
         """Set up nothing: no column is JSONB."""
 
 
+def is_unsent(error: BaseException | None) -> bool:
+    """Return whether a statement was not sent, because the driver knew that the session had ended.
+
+    `error` is that of SQLAlchemy's adapter, whose cause is the driver's.
+    """
+    import asyncpg
+
+    cause = error.__cause__ if error is not None else None
+    if isinstance(cause, asyncpg.InternalClientError):
+        # It has other meanings too, such as a response that cannot be read.
+        return str(cause).startswith("cannot switch to state")
+    return isinstance(cause, asyncpg.InterfaceError) and "connection is closed" in str(cause)
+
+
 registry.register("postgresql.signalbox", __name__, _Dialect.__name__)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from time import monotonic
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import sqlalchemy as sa
@@ -26,7 +27,7 @@ from server.sharing.current_project import SERVER, current_project
 from server.sharing.fair_queue import FairTurns
 from server.sharing.small_work import SmallWork
 from server.storage.connection_turns import turn_for_project, use_of
-from server.storage.postgresql.connections import ENGINE_URL, Connector
+from server.storage.postgresql.connections import ENGINE_URL, Connector, is_unsent
 from server.storage.postgresql.head_turns import HeadTurn, HeadTurns
 from server.storage.postgresql.maintenance import postgres_maintenance
 from server.storage.statements import OPTIONS
@@ -59,6 +60,9 @@ free connection."""
 
 MAINTAINERS = 3
 """The connections of a migration: one holds the lock, one works, one watches its progress."""
+
+RENEW_SECONDS: Final = 1.0
+"""How often at most all sessions are replaced because the database failed in one."""
 
 POOL_TIMEOUT_SECONDS = 10
 COMMAND_TIMEOUT_SECONDS = 30
@@ -103,6 +107,8 @@ class PostgresDatabase:
         self._delivery_turns = FairTurns(DELIVERY_TURNS, DELIVERY_SHARE)
         self._write_turns = FairTurns(WRITE_TURNS, WRITE_SHARE)
         self._brief_turns = FairTurns(BRIEF_TURNS, BRIEF_SHARE)
+        self._renewed_at = monotonic()
+        self._departures = 0
         self.epoch = 0
 
     @classmethod
@@ -179,10 +185,11 @@ class PostgresDatabase:
         await self._readers.engine.dispose()
 
     async def _run(self, pool: _Pool, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
-        """Run work in a transaction, and once more if the connection was lost before the commit began.
+        """Run work in a transaction, and once more if the connection was lost before the commit was sent.
 
-        In that case nothing was changed. So no call fails because a failover closed idle connections or a pause ended
-        a transaction. If a commit got no answer, only the caller can decide whether to repeat it.
+        In that case nothing was changed, nor by work that reads. So no call fails because a failover closed idle
+        connections or a pause ended a transaction. If a commit got no answer, only the caller can decide whether to
+        repeat it.
         """
         try:
             return await self._run_once(pool, engine, work)
@@ -202,23 +209,14 @@ class PostgresDatabase:
             if pool.begin:
                 connection.exec_driver_sql(pool.begin)
             result = work(connection)
-            committing = True
+            committing = engine is pool.transactions
             return result
 
         try:
             with turn:
-                async with engine.connect() as connection:
-                    return await run_transaction(connection, begun)
+                return await self._run_in_session(engine, begun)
         except DBAPIError as error:
-            failure = storage_error(error)
-            if isinstance(failure, StorageUnavailable):
-                self.epoch += 1
-                raise (failure if committing else _ConnectionLost()) from error
-            if committing and isinstance(failure, StorageFailed):
-                raise StorageUnavailable from error
-            if isinstance(failure, StorageReadOnly):
-                await self._leave()
-            raise failure from error
+            raise await self._failure(error, committing=committing) from error
         except StorageUnavailable:
             self.epoch += 1
             raise
@@ -230,14 +228,56 @@ class PostgresDatabase:
             self.epoch += 1
             raise (StorageUnavailable() if committing else _ConnectionLost()) from error
 
+    async def _run_in_session(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+        """Run work in one transaction of a session. Close it if it has limits that the work exceeded, or was left."""
+        departures = self._departures
+        async with engine.connect() as connection:
+            try:
+                return await run_transaction(connection, work)
+            except DBAPIError as error:
+                if _code(error) in _LIMITS_OF_SESSIONS:
+                    await connection.invalidate(error)
+                raise
+            finally:
+                # Its pool is gone, so nobody else would close it.
+                if self._departures != departures:
+                    await connection.invalidate()
+
+    async def _failure(self, error: DBAPIError, *, committing: bool) -> Exception:
+        """Return what an error of the driver means, after sessions that are of no more use are closed."""
+        failure = storage_error(error)
+        match failure:
+            case StorageUnavailable():
+                self.epoch += 1
+                return failure if committing and not is_unsent(error.orig) else _ConnectionLost()
+            case StorageFailed():
+                await self._renew()
+                return StorageUnavailable() if committing else failure
+            case StorageReadOnly():
+                await self._leave()
+        return failure
+
+    async def _renew(self) -> None:
+        """Replace all sessions, which keep settings of their role and database that may have been corrected since.
+
+        One of them is the search path: without it no table is found.
+        """
+        if monotonic() - self._renewed_at >= RENEW_SECONDS:
+            self._renewed_at = monotonic()
+            await self._leave()
+
     async def _leave(self) -> None:
-        """Leave a server that has become a standby; the next connections look for the primary."""
+        """Close all sessions, as of a server that has become a standby; the next ones look for the primary.
+
+        Those in use are closed after their transactions.
+        """
         self.epoch += 1
+        self._departures += 1
         await self.close()
 
 
 class _ConnectionLost(Exception):
-    """The connection was lost before the commit of its transaction began, so nothing was changed."""
+    """The connection was lost before the commit of its transaction was sent, so nothing was changed."""
 
 
 class _Pool:
@@ -342,9 +382,18 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[ServiceError]], ...]] = (
 """The service's errors by the codes of PostgreSQL, or how they begin. Appendix A of its manual lists them."""
 
 
+_LIMITS_OF_SESSIONS: Final = frozenset({"57014", "53400"})
+"""A statement that took too long, or too much: the role or database may have had another limit when its session began.
+Such a session is not used again."""
+
+
+def _code(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
+
+
 def storage_error(error: DBAPIError) -> ServiceError:
     """Return the service's error for an error of the driver."""
-    code = str(getattr(error.orig, "sqlstate", None) or "")
+    code = _code(error)
     found = next((meaning for codes, meaning in _MEANINGS if code.startswith(codes)), InternalError)
     lost = not code or (error.connection_invalidated and found in (InternalError, StorageFailed))
     return StorageUnavailable() if lost else found()
