@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from registry.coercion.validation import Coercion
+    from registry.coercion.report import Coercion
 
 
 class UndefinedEvents(StrEnum):

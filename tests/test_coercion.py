@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, example, given
 
 from registry.coercion.docs import coercion_page
+from registry.coercion.report import MAX_VIOLATIONS, CoercedPayload, Coercion, CoercionKind
 from registry.coercion.table import TABLE, Example
-from registry.coercion.validation import MAX_VIOLATIONS, CoercedPayload, Coercion, CoercionKind
 from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties, check_schema
 from registry.errors import PayloadRejected, Violation
 from registry.times.timestamps import parse_rfc3339

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from registry.coercion.validation import MAX_COERCION_CHARACTERS, MAX_COERCIONS, coerce_undefined, compile_schema
+from registry.coercion.report import MAX_COERCION_CHARACTERS, MAX_COERCIONS
+from registry.coercion.validation import coerce_undefined, compile_schema
 from registry.definitions.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.values.json_values import EVENT_BUDGET, payload_violation
 from server.errors import InvalidArgument

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.coercion.report import CoercionKind
 from registry.coercion.reverse import undo
-from registry.coercion.validation import CoercionKind, coerce_undefined, compile_schema
+from registry.coercion.validation import coerce_undefined, compile_schema
 from registry.definitions.schema import Property, PropertyType, Schema
 from registry.values import json_values
 from registry.values.json_values import (

@@ -14,7 +14,7 @@ from automation.subscriptions import backlog, push, push_url
 from automation.subscriptions import store as subscription_store
 from automation.subscriptions import values as subscription_values
 from registry import names
-from registry.coercion import validation
+from registry.coercion import report
 from registry.definitions import schema
 from registry.sql import bounded_pages
 from registry.storage import definition_store
@@ -194,9 +194,9 @@ LIMITS = {
     "Depth of an event": number(EVENT.depth, "levels"),
     "Properties of a contact": size(CONTACT.size),
     "Values of a contact": number(CONTACT.values),
-    "Violations reported of one event": number(validation.MAX_VIOLATIONS),
+    "Violations reported of one event": number(report.MAX_VIOLATIONS),
     "Coercions recorded of an event": (
-        f"{number(validation.MAX_COERCIONS)}, with {number(validation.MAX_COERCION_CHARACTERS, 'characters')} of paths"
+        f"{number(report.MAX_COERCIONS)}, with {number(report.MAX_COERCION_CHARACTERS, 'characters')} of paths"
     ),
     "Live definitions of a project": number(definition_store.MAX_LIVE_DEFINITIONS),
     "Revisions of a definition": number(definition_store.MAX_REVISIONS),

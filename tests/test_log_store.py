@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 import pytest_asyncio
 
-from registry.coercion.validation import Coercion, CoercionKind
+from registry.coercion.report import Coercion, CoercionKind
 from registry.log_ids import LogIds
 from server.errors import EventNotFound
 from server.model import Rules, UndefinedEvents, UnknownContacts

@@ -13,7 +13,7 @@ from automation.conditions.tracing import Clause, Shown
 from automation.conditions.values import Verdict
 from automation.matches import Match, MatchKind
 from automation.runs import Run, Wait
-from registry.coercion.validation import Coercion, CoercionKind
+from registry.coercion.report import Coercion, CoercionKind
 from registry.compatibility.comparison import Direction, Incompatibility, IncompatibilityKind
 from registry.definitions.event_definitions import EventDefinition, Revision
 from registry.definitions.schema import Compatibility

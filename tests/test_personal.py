@@ -11,7 +11,8 @@ import pytest_asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.coercion.validation import Coercion, CoercionKind, compile_schema
+from registry.coercion.report import Coercion, CoercionKind
+from registry.coercion.validation import compile_schema
 from registry.definitions.schema import Property, PropertyType, Schema, UnknownProperties
 from registry.errors import PayloadRejected
 from registry.personal.marks import keep_personal, latest_marks

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from registry.coercion.report import Coercion, CoercionKind
 from registry.coercion.reverse import undo
-from registry.coercion.validation import Coercion, CoercionKind, compile_schema
+from registry.coercion.validation import compile_schema
 from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.errors import PayloadRejected
 from registry.paths import path_parts

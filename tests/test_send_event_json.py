@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry.coercion.validation import Coercion, CoercionKind
+from registry.coercion.report import Coercion, CoercionKind
 from registry.errors import SignalboxError
 from server.ingest.draft import Draft
 from server.model import Event

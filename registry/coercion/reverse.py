@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from registry.coercion.validation import CoercionKind
+from registry.coercion.report import CoercionKind
 from registry.names import MAX_NAME_LENGTH
 from registry.paths import path_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from registry.coercion.validation import Coercion
+    from registry.coercion.report import Coercion
     from registry.values.plain_json import JSON
 
 

@@ -17,16 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from enum import StrEnum
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
-import msgspec
-
+from registry.coercion.report import MAX_VIOLATIONS, SENT, SENT_PERSONAL, CoercedPayload, CoercionKind, Report
 from registry.coercion.table import PYTHON_TYPES, TABLE, JsonKind, as_is
 from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
-from registry.errors import PayloadRejected, Violation
-from registry.paths import ROOT, property_path, quoted_property
+from registry.errors import PayloadRejected
+from registry.paths import ROOT, property_path
 from registry.suggestions import Suggestions
 from registry.values.json_values import all_exact, with_numbers
 from registry.values.plain_json import JSON, canonical_number, describe, is_exact
@@ -36,64 +34,11 @@ if TYPE_CHECKING:
 
     from registry.coercion.table import Convert
 
-MAX_VIOLATIONS: Final = 100
-"""Validation of a payload stops at this many violations."""
-
-MAX_COERCIONS: Final = 1_000
-MAX_COERCION_CHARACTERS: Final = 256 * 1024
-"""The most coercions of a payload that are reported, and the most characters of their paths; the rest is counted.
-
-A path may have 40,000 characters and a payload 10,000 values, so the report of a payload of 50 KB could take 400 MB.
-"""
-
-SENT: Final = "; got "
-"""Comes before the value in the message of a violation."""
-SENT_PERSONAL: Final = "; the value that was sent is personal"
-"""Replaces SENT and the value for a caller who may not see the value."""
-
 _SUGGESTIONS = 3
 """The number of violations that come with a suggestion."""
 
 
-class CoercionKind(StrEnum):
-    """The kinds of coercion."""
-
-    CONVERTED = "converted"
-    """The value was converted to the declared type."""
-    ROUNDED = "rounded"
-    """A number beyond ±2^53 became the nearest double. If it was an integer, its last digits may have changed."""
-    NULL_DROPPED = "null_dropped"
-    """A null was removed: for an optional property it counts as absent."""
-    UNKNOWN_DROPPED = "unknown_dropped"
-    """An undeclared property was removed, by the policy DROP."""
-
-
 _CONVERTED, _ROUNDED = CoercionKind.CONVERTED, CoercionKind.ROUNDED  # reading a member off its enum is slow
-
-
-# msgspec structs: some are made for every event, in an eighth of the time that a frozen dataclass takes.
-class Coercion(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One difference between the payload that was sent and the coerced one.
-
-    `before` and `after` are equal for a number that a client may have ROUNDED before it arrived; `after` is None for a
-    dropped value. Both are JSON, of whose recursive type msgspec makes no decoder.
-    """
-
-    path: str
-    kind: CoercionKind
-    before: Any
-    after: Any
-
-
-class CoercedPayload(msgspec.Struct, frozen=True):
-    """A valid payload in its canonical form, keys in the order sent, with the coercions that led to it.
-
-    `omitted` is the number of further coercions that are not reported.
-    """
-
-    properties: dict[str, JSON]
-    coercions: tuple[Coercion, ...]
-    omitted: int = 0
 
 
 class Coercer(Protocol):
@@ -115,7 +60,7 @@ def compile_schema(schema: Schema) -> Coercer:
     validate = _object_step(schema.properties, ROOT, schema)
 
     def coerce(payload: dict[str, JSON], violations: int = MAX_VIOLATIONS, /) -> CoercedPayload:
-        report = _Report(violations)
+        report = Report(violations)
         properties = validate(payload, report)
         if report.violations:
             raise PayloadRejected(tuple(report.violations))
@@ -137,75 +82,26 @@ _FINITE = _Expected("a finite number", PropertyType.NUMBER)
 _CONTAINERS: Final = (JsonKind.OBJECT, JsonKind.ARRAY)
 
 
-class _Report(msgspec.Struct):
-    """The coercions and violations of one payload.
-
-    Steps are compiled before the indexes of array items are known, so paths inside an array are relative to the item:
-    `trail` holds the paths of the enclosing arrays, each followed by the index of the current item.
-    """
-
-    limit: int
-    coercions: list[Coercion] = []
-    violations: list[Violation] = []
-    trail: tuple[str | int, ...] = ()
-    omitted: int = 0
-    room: int = MAX_COERCION_CHARACTERS
-
-    def at(self, path: str) -> str:
-        """Return the full path of a path that was compiled relative to the current item."""
-        if not self.trail:
-            return path
-        return "".join(part if isinstance(part, str) else f"[{part}]" for part in self.trail) + path
-
-    def coerced(self, path: str | Callable[[], str], kind: CoercionKind, before: JSON, after: JSON) -> None:
-        """Add a coercion; once the budget is used up, only count it. A path that may be long is given as a function."""
-        if self.omitted or len(self.coercions) == MAX_COERCIONS:
-            self.omitted += 1
-            return
-        full = path if isinstance(path, str) else path()
-        if self.trail:
-            full = self.at(full)
-        self.room -= len(full)
-        if self.room < 0:
-            self.omitted += 1
-            return
-        self.coercions.append(Coercion(full, kind, before, after))
-
-    def reject(
-        self, path: str | Callable[[], str], reason: str, problem: str, expected: str = "", masked: str = ""
-    ) -> None:
-        """Add a violation, whose message is the path followed by the problem. Raise PayloadRejected at the limit.
-
-        `masked` is the problem without the value, for a personal property.
-        """
-        full = self.at(path if isinstance(path, str) else path())
-        subject = f"Property {quoted_property(full)}"
-        shown_masked = f"{subject} {masked}" if masked else ""
-        self.violations.append(Violation(full, reason, f"{subject} {problem}", expected, shown_masked))
-        if len(self.violations) == self.limit:
-            raise PayloadRejected(tuple(self.violations))
-
-
-_Step: TypeAlias = Callable[[Any, _Report], Any]
+_Step: TypeAlias = Callable[[Any, Report], Any]
 """Coerces a value and reports on it. Returns None if the value is left out or rejected: no property becomes null."""
 
 _Steps: TypeAlias = dict[type, _Step | None]
 """The step for each Python type of JSON; None where the value is kept as it is."""
 
-_Unknown: TypeAlias = Callable[[str, JSON, dict[str, JSON], _Report], None]
+_Unknown: TypeAlias = Callable[[str, JSON, dict[str, JSON], Report], None]
 """Handles an undeclared property: gets its name, its value and the object under construction."""
 
 
 def _object_step(
     properties: Iterable[Property], path: str, schema: Schema
-) -> Callable[[dict[str, JSON], _Report], dict[str, JSON]]:
+) -> Callable[[dict[str, JSON], Report], dict[str, JSON]]:
     fields = {
         declared.name: _field_steps(declared, property_path(path, declared.name), schema) for declared in properties
     }
     required = {declared.name: property_path(path, declared.name) for declared in properties if declared.required}
     unknown = _UNKNOWN[schema.unknown_properties](path, tuple(fields))
 
-    def validate(sent: dict[str, JSON], report: _Report) -> dict[str, JSON]:
+    def validate(sent: dict[str, JSON], report: Report) -> dict[str, JSON]:
         kept: dict[str, JSON] = {}
         if required and not sent.keys() >= required.keys():
             for name, full_path in required.items():
@@ -226,7 +122,7 @@ def _object_step(
 def _array_step(item: Property, path: str, schema: Schema) -> _Step:
     steps = _steps(item, "", schema)
 
-    def validate(sent: list[JSON], report: _Report) -> list[JSON]:
+    def validate(sent: list[JSON], report: Report) -> list[JSON]:
         trail = report.trail
         kept: list[JSON] = []
         for index, value in enumerate(sent):
@@ -250,7 +146,7 @@ def _field_steps(declared: Property, path: str, schema: Schema) -> _Steps:
 def _open_step(path: str) -> _Step:
     """Return the step of an object or array without a schema of its own: only its numbers are made doubles."""
 
-    def step(sent: Any, report: _Report) -> Any:
+    def step(sent: Any, report: Report) -> Any:
         if all_exact(sent):
             return sent
         return _with_doubles(sent, path, report)
@@ -258,7 +154,7 @@ def _open_step(path: str) -> _Step:
     return step
 
 
-def _with_doubles(sent: Any, path: str, report: _Report) -> Any:
+def _with_doubles(sent: Any, path: str, report: Report) -> Any:
     def convert(number_path: Callable[[], str], number: float) -> JSON:
         after = canonical_number(number)
         _report_inexact_number(report, number_path, _FINITE, number, after)
@@ -295,7 +191,7 @@ def _converting_step(convert: Convert, path: str, expected: _Expected) -> _Step 
     if convert is canonical_number:
         return _number_step(path, expected)
 
-    def step(sent: JSON, report: _Report) -> JSON:
+    def step(sent: JSON, report: Report) -> JSON:
         after = convert(sent)
         if after is None:
             _reject_value(report, path, expected, sent)
@@ -311,7 +207,7 @@ def _converting_step(convert: Convert, path: str, expected: _Expected) -> _Step 
 def _number_step(path: str, expected: _Expected) -> _Step:
     """Return the step of a number. Writing 5.0 as 5 changes no value, so only a number beyond ±2^53 is reported."""
 
-    def step(sent: float, report: _Report) -> JSON:
+    def step(sent: float, report: Report) -> JSON:
         after = canonical_number(sent)
         if not is_exact(sent):
             _report_inexact_number(report, path, expected, sent, after)
@@ -321,7 +217,7 @@ def _number_step(path: str, expected: _Expected) -> _Step:
 
 
 def _report_inexact_number(
-    report: _Report, path: str | Callable[[], str], expected: _Expected, sent: float, after: JSON
+    report: Report, path: str | Callable[[], str], expected: _Expected, sent: float, after: JSON
 ) -> None:
     if after is None:
         _reject_value(report, path, expected, sent)
@@ -333,7 +229,7 @@ def _rejecting_step(path: str, expected: _Expected) -> _Step:
     return lambda sent, report: _reject_value(report, path, expected, sent)
 
 
-def _reject_value(report: _Report, path: str | Callable[[], str], expected: _Expected, sent: JSON) -> None:
+def _reject_value(report: Report, path: str | Callable[[], str], expected: _Expected, sent: JSON) -> None:
     wanted = f"must be {expected.words}"
     masked = f"{wanted}{SENT_PERSONAL}" if expected.personal else ""
     report.reject(path, "INVALID_PROPERTY_VALUE", f"{wanted}{SENT}{describe(sent)}", expected.type, masked)
@@ -350,7 +246,7 @@ def _required_null_step(path: str) -> _Step:
 def _rejecting_unknown(path: str, declared: Sequence[str]) -> _Unknown:
     suggestions = Suggestions(declared)
 
-    def reject(name: str, _value: JSON, _kept: dict[str, JSON], report: _Report) -> None:
+    def reject(name: str, _value: JSON, _kept: dict[str, JSON], report: Report) -> None:
         problem = "is not declared"
         if len(report.violations) < _SUGGESTIONS and (meant := suggestions.closest(name)):
             problem += f'; did you mean "{meant}"?'
@@ -360,14 +256,14 @@ def _rejecting_unknown(path: str, declared: Sequence[str]) -> _Unknown:
 
 
 def _dropping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
-    def drop(name: str, value: JSON, _kept: dict[str, JSON], report: _Report) -> None:
+    def drop(name: str, value: JSON, _kept: dict[str, JSON], report: Report) -> None:
         report.coerced(lambda: property_path(path, name), CoercionKind.UNKNOWN_DROPPED, value, None)
 
     return drop
 
 
 def _keeping_unknown(path: str, _declared: Sequence[str]) -> _Unknown:
-    def keep(name: str, value: JSON, kept: dict[str, JSON], report: _Report) -> None:
+    def keep(name: str, value: JSON, kept: dict[str, JSON], report: Report) -> None:
         after = value
         kind = type(value)
         if kind is int or kind is float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from registry.coercion.validation import SENT, SENT_PERSONAL, Coercion
+from registry.coercion.report import SENT, SENT_PERSONAL, Coercion
 from registry.paths import path_parts
 from registry.personal.marks import begins_with, personal_paths
 

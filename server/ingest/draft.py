@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from automation.automations import Automation
     from automation.matches import Match
     from automation.matching import LiveAutomations
-    from registry.coercion.validation import Coercion
+    from registry.coercion.report import Coercion
     from server.ingest.catalog import CatalogSnapshot, LiveDefinition
     from server.ingest.pre_evaluated import PreEvaluated
     from server.model import Event, Rules

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from registry.coercion.validation import MAX_VIOLATIONS, coerce_undefined
+from registry.coercion.report import MAX_VIOLATIONS
+from registry.coercion.validation import coerce_undefined
 from registry.errors import DefinitionNotFound, InvalidName, PayloadRejected
 from registry.names import check_event_name
 from server.current_call.personal_access import shown_rejection
@@ -14,7 +15,7 @@ from server.ingest.draft import MAX_REPORTED
 from server.model import UndefinedEvents
 
 if TYPE_CHECKING:
-    from registry.coercion.validation import CoercedPayload
+    from registry.coercion.report import CoercedPayload
     from server.ingest.catalog import CatalogSnapshot
     from server.ingest.draft import Batch, Draft
     from server.model import Rules

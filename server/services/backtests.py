@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from registry.coercion.validation import CoercedPayload, compile_schema
+from registry.coercion.report import CoercedPayload
+from registry.coercion.validation import compile_schema
 from registry.definitions.schema import check_schema
 from registry.errors import PayloadRejected
 from registry.paths import without_indexes

@@ -17,7 +17,8 @@ from automation.conditions.errors import ConditionInvalid
 from automation.conditions.values import Verdict
 from automation.match_log import matches_of_events
 from automation.matches import MatchKind
-from registry.coercion.validation import CoercedPayload, coerce_undefined
+from registry.coercion.report import CoercedPayload
+from registry.coercion.validation import coerce_undefined
 from registry.errors import DefinitionNotFound, PayloadRejected, RevisionNotFound, RowUnreadable, Violation
 from registry.names import check_event_name
 from registry.paths import ROOT
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from automation.conditions.subject import Subject
     from automation.conditions.tracing import Clause
     from automation.matcher import Decision, Matcher
-    from registry.coercion.validation import Coercion
+    from registry.coercion.report import Coercion
     from registry.definitions.schema import Schema
     from server.ingest.catalog import Catalog, CatalogSnapshot
     from server.ingest.draft import Draft

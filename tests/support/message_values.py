@@ -11,7 +11,7 @@ from automation.automations import Automation, AutomationState, EntryRule
 from automation.matches import Match, MatchFilter, MatchKind
 from automation.runs import Run, RunStatus, Wait
 from automation.subscriptions.values import Backoff, DeliveryOrder
-from registry.coercion.validation import Coercion, CoercionKind
+from registry.coercion.report import Coercion, CoercionKind
 from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from server.model import Event
 from server.rpc.messages.events import event_message

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from registry.coercion.validation import CoercedPayload, compile_schema
+from registry.coercion.validation import compile_schema
 from registry.definitions.schema import CoercionMode, Property, PropertyType, Schema, UnknownProperties
 from registry.errors import PayloadRejected
 from tests.support import boundaries
 
 if TYPE_CHECKING:
+    from registry.coercion.report import CoercedPayload
     from registry.values.plain_json import JSON
 
 STRING, NUMBER, BOOLEAN, DATE, OBJECT, ARRAY, ANY = PropertyType

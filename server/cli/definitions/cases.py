@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from google.protobuf.struct_pb2 import Struct
     from yaml import Node
 
-    from registry.coercion.validation import Coercer, Coercion
+    from registry.coercion.report import Coercion
+    from registry.coercion.validation import Coercer
     from registry.errors import Violation
 
 _FILE: Final = ("definitions", "cases")

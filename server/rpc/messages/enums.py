@@ -10,7 +10,7 @@ from automation.conditions.values import Verdict
 from automation.matches import MatchKind
 from automation.runs import RunOutcome, RunStatus
 from automation.subscriptions.values import DeliveryOrder, NackAction, ParkingCause, SettleOutcome
-from registry.coercion.validation import CoercionKind
+from registry.coercion.report import CoercionKind
 from registry.compatibility.comparison import Direction
 from registry.definitions.schema import CoercionMode, Compatibility, PropertyType, UnknownProperties
 from server.delivery.start_points import LogEnd

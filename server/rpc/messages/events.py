@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from registry.coercion.validation import CoercionKind
+from registry.coercion.report import CoercionKind
 from registry.errors import SignalboxError
 from server.errors import ContactRequired
 from server.ingest.draft import Draft, UnreadableRequest, check_idempotency_key
@@ -22,7 +22,7 @@ from signalbox.v1 import event_pb2
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from registry.coercion.validation import Coercion
+    from registry.coercion.report import Coercion
     from registry.errors import Violation
     from server.model import Event
     from server.rpc.messages.structs import Later

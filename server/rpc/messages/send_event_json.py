@@ -26,7 +26,7 @@ from signalbox.v1 import event_ingest_pb2 as pb
 from signalbox.v1 import event_pb2
 
 if TYPE_CHECKING:
-    from registry.coercion.validation import Coercion
+    from registry.coercion.report import Coercion
     from server.model import Event
 
 MAX_BYTES: Final = 8_000

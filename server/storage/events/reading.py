@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from automation.bulk import among, packed
 from automation.prepared_statements import PreparedList
-from registry.coercion.validation import Coercion
+from registry.coercion.report import Coercion
 from registry.log_ids import position_of
 from registry.sql.text_columns import as_text, text_of
 from registry.sql.unreadable_rows import UNREADABLE, UNREADABLE_ROWS, load_object
