@@ -12,11 +12,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
+from server.auth.access import Access
+from server.delivery.dispatcher import Dispatcher
 from server.version import version
 from signalbox.v1 import contacts_pb2, match_stream_pb2
 from signalbox.v1 import projects_pb2 as pb
+from tests.support.automations import automate
 from tests.support.bridge import calling, http_client
-from tests.support.consumers import subscribe
+from tests.support.consumers import WAIT, Engine, subscribe
 from tests.support.refusals import read_refusal, verdict
 from tests.support.service import ADMIN_KEY, serving
 
@@ -81,6 +84,43 @@ async def test_a_call_that_waits_for_matches_ends_when_its_key_does(service: Ser
     expires = made.api_key.expires_at.ToDatetime(UTC)
     assert await verdict(service.client(made.secret).matches.PullMatches(pull)) == EXPIRED
     assert timedelta(0) <= datetime.now(UTC) - expires < timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("name", ["WatchMatches", "ConsumeMatches", "PullMatches"])
+async def test_no_match_is_delivered_with_a_key_that_is_answered_as_revoked(
+    service: Service, shop: Client, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    requested = asyncio.Event()
+    request_matches = Dispatcher.request
+
+    def requesting(*values: Any) -> None:
+        request_matches(*values)
+        requested.set()
+
+    async def never(_: Access) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Dispatcher, "request", requesting)
+    await subscribe(shop)
+    await automate(shop)
+    made = await create(service, shop.project)
+    client = service.client(made.secret)
+    next_match: asyncio.Future[Any]
+    if name == "PullMatches":
+        request = match_stream_pb2.PullMatchesRequest(subscription="engine", consumer_id="c", wait=Duration(seconds=30))
+        next_match = asyncio.ensure_future(client.matches.PullMatches(request))
+        await asyncio.wait_for(requested.wait(), WAIT)
+    elif name == "ConsumeMatches":
+        engine = await Engine.open(client)
+        next_match = asyncio.ensure_future(engine.read())
+    else:
+        stream = watch(client)
+        await stream.read()
+        next_match = asyncio.ensure_future(stream.read())
+    monkeypatch.setattr(Access, "_recheck_suspects", never)
+    await service.admin.projects.RevokeApiKey(pb.RevokeApiKeyRequest(id=made.api_key.id))
+    await shop.send()
+    assert await verdict(next_match) == INVALID
 
 
 @pytest.mark.parametrize(

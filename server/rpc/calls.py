@@ -155,8 +155,10 @@ class Calls:
         self, method: Method, transport: Transport, task: asyncio.Task[Any], request: Any, caller: Caller
     ) -> Any:
         """Call a method that may wait for long; the call ends when its key does."""
-        async with self._callers.watched(transport, method.scope, task, caller):
-            return await method.call(request, caller)
+        async with self._callers.watched(transport, method.scope, task, caller) as call:
+            response = await method.call(request, caller)
+            await call.check()
+            return response
 
     async def converse(
         self, method: Method, parser: RequestParser, transport: StreamTransport, messages: AsyncIterator[bytes]
@@ -170,6 +172,7 @@ class Calls:
                 aclosing(method.call(requests, call.caller)) as responses,
             ):
                 async for response in responses:
+                    await call.check()
                     await transport.write(response)
 
         await self._serve(transport, method, serve)
