@@ -20,6 +20,7 @@ from server.delivery.push import http_client, pushers
 from server.delivery.push.attempt_log import AttemptLog
 from server.delivery.push.session import PushSession
 from server.delivery.push.shares import STEP_SUBSCRIPTIONS, PushClaim, keys_to_ask_for
+from server.errors import StorageFailed
 from signalbox.v1 import match_stream_pb2 as pb
 from signalbox.v1.projects_pb2 import DeleteProjectRequest, GetProjectRequest
 from tests.support.automations import automate
@@ -536,3 +537,35 @@ async def test_a_receiver_that_does_not_answer_gets_one_request_at_a_time(store:
         await record(shop, 30)
         await receiver.received(50)
         assert most > 1
+
+
+@on_postgresql
+async def test_an_outage_of_deliveries_alone_is_one_outage_in_the_log(
+    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: asyncio.Queue[Exception] = asyncio.Queue()
+    run = PushSession.run
+
+    async def observed(session: PushSession) -> str:
+        try:
+            return await run(session)
+        except Exception as error:
+            failures.put_nowait(error)
+            raise
+
+    monkeypatch.setattr(PushSession, "run", observed)
+    async with serving(store.url, push_networks=LOOPBACK) as service:
+        shop = await till(service)
+        for number in range(3):
+            await push_to(shop, receiver.url, f"engine{number}")
+        await record(shop, 1)
+        await receiver.received(3)
+        with capture_logs() as logs:
+            await store.execute("ALTER TABLE subscription_delivery RENAME TO away")
+            async with asyncio.timeout(WAIT):
+                found = [await failures.get() for _ in range(6)]
+            await store.execute("ALTER TABLE away RENAME TO subscription_delivery")
+            await record(shop, 1)
+            await receiver.received(6)
+    assert {type(each) for each in found} == {StorageFailed}
+    assert [each["event"] for each in logs if each["event"] != "call"] == ["storage_outage"]

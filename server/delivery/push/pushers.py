@@ -38,6 +38,7 @@ from automation.subscriptions.push_store import (
 from registry.times.timestamps import now_micros
 from server.delivery.push.session import PushSession
 from server.delivery.push.shares import PushClaim, keys_to_ask_for
+from server.logs.outages import is_outage
 from server.process.recurring import RETRY_SECONDS, Recurring
 from server.storage.clock import database_now, transaction_time
 
@@ -64,6 +65,7 @@ YIELD_SECONDS: Final = 0.75
 SAVE_SECONDS: Final = 1.0
 """How often the last requests are stored."""
 
+_FOLLOWING: Final = "pushes"
 _SAVING: Final = "push-attempts"
 _SECOND: Final = 1_000_000
 _FOREVER: Final = 1 << 62
@@ -83,7 +85,7 @@ class Pushers:
         self._claims: dict[int, float] = {}
         self._sessions: dict[int, PushSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._following = Recurring("pushes", self._follow, outages)
+        self._following = Recurring(_FOLLOWING, self._follow, outages)
         self._outages = outages
         self._saving = Recurring(_SAVING, self._save_all, outages)
 
@@ -233,7 +235,11 @@ class Pushers:
         except SubscriptionNotFound:
             pass
         except Exception as error:
-            log.warning("push_interrupted", cause=repr(error))
+            if is_outage(error):
+                # It counts as over when the subscriptions can be read, and nothing has failed since for a while.
+                self._outages.failed(_FOLLOWING, error)
+            else:
+                log.warning("push_interrupted", cause=repr(error))
             await self._pause_between_failures()
         finally:
             await self._save_last()
