@@ -81,16 +81,16 @@ def _starts_to_keep(new: Schema, known: Schema | None) -> bool:
 
 
 def _marks(
-    declared: Iterable[Property], parent: tuple[str, ...], *, personal: bool
+    properties: Iterable[Property], parent: tuple[str, ...], *, personal: bool
 ) -> Iterator[tuple[tuple[str, ...], bool]]:
-    for each in declared:
-        path, marked = (*parent, each.name), personal or each.personal
+    for declared in properties:
+        path, marked = (*parent, declared.name), personal or declared.personal
         yield path, marked
-        yield from _marks(each.properties, path, personal=marked)
+        yield from _marks(declared.properties, path, personal=marked)
 
 
 def _tree(marks: Marks, parent: tuple[str, ...] = ()) -> tuple[Property, ...]:
-    """Return properties of which those are personal that are so by their marks."""
+    """Return the properties that are marked as personal, within those that contain them."""
     inner = {path[: len(parent) + 1] for path, personal in marks.items() if personal and begins_with(path, parent)}
     return tuple(
         Property(path[-1], PropertyType.ANY, personal=True)
@@ -101,26 +101,26 @@ def _tree(marks: Marks, parent: tuple[str, ...] = ()) -> tuple[Property, ...]:
 
 
 def _with_earlier(
-    declared: Sequence[Property], parent: tuple[str, ...], added: Collection[tuple[str, ...]], marks: Marks
+    properties: Sequence[Property], parent: tuple[str, ...], added: Collection[tuple[str, ...]], marks: Marks
 ) -> tuple[Property, ...]:
     """Return properties; an added one gets its earlier mark, and is personal if a property in it was."""
     found: list[Property] = []
-    for each in declared:
-        path = (*parent, each.name)
-        nested = _with_earlier(each.properties, path, added, marks)
+    for declared in properties:
+        path = (*parent, declared.name)
+        nested = _with_earlier(declared.properties, path, added, marks)
         inner = not nested and any(personal and begins_with(names, path) for names, personal in marks.items())
-        marked = each.personal or (path in added and (marks.get(path, False) or inner))
-        found.append(replace(each, properties=nested, personal=marked))
+        marked = declared.personal or (path in added and (marks.get(path, False) or inner))
+        found.append(replace(declared, properties=nested, personal=marked))
     return tuple(found)
 
 
-def personal_paths(declared: Iterable[Property], parent: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def personal_paths(properties: Iterable[Property], parent: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Yield the names that lead to each personal property; one in a personal property is not yielded by itself."""
-    for each in declared:
-        if each.personal:
-            yield (*parent, each.name)
+    for declared in properties:
+        if declared.personal:
+            yield (*parent, declared.name)
         else:
-            yield from personal_paths(each.properties, (*parent, each.name))
+            yield from personal_paths(declared.properties, (*parent, declared.name))
 
 
 def begins_with(path: Sequence[str], names: Sequence[str]) -> bool:

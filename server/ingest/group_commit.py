@@ -341,18 +341,18 @@ class GroupCommit:
             self._health.outages.report("commit", error, "commit_failed", events=events)
 
     def _count(self, commits: Sequence[ProjectCommit], seconds: float) -> None:
-        matches = sum(len(each.matching.matches) for each in commits if each.matching is not None)
-        self._metrics.commits.count(sum(each.stored for each in commits), matches, seconds)
+        matches = sum(len(project.matching.matches) for project in commits if project.matching is not None)
+        self._metrics.commits.count(sum(project.stored for project in commits), matches, seconds)
         if matches:
             # Each match queues a run: a new one, or one that waited.
             self._metrics.count_runs("queued", matches)
-        for each in commits:
-            if each.quarantined.unkept:
-                self._metrics.refusals.count_unkept(each.snapshot.project_id, each.quarantined.unkept)
-            self._queue.learn(each.snapshot.project_pk, each.batches, each.seconds)
+        for project in commits:
+            if project.quarantined.unkept:
+                self._metrics.refusals.count_unkept(project.snapshot.project_id, project.quarantined.unkept)
+            self._queue.learn(project.snapshot.project_pk, project.batches, project.seconds)
             if self._tracer is not None:
-                _trace(self._tracer, each.batches, seconds)
-        self._queue.learn_fixed(seconds - sum(each.seconds for each in commits))
+                _trace(self._tracer, project.batches, seconds)
+        self._queue.learn_fixed(seconds - sum(project.seconds for project in commits))
 
     async def _commit_safely(self, batches: Sequence[Batch], steps: Sequence[PiggybackedStep]) -> None:
         """Commit a group. A defect is logged and fails the group, but does not end the task that all senders need."""

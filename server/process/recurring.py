@@ -67,9 +67,9 @@ class Recurring:
 async def try_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
     """Call `work` for every item even if it fails for some. Raise the last failure."""
     failure: Exception | None = None
-    for each in items:
+    for item in items:
         try:
-            await work(each)
+            await work(item)
         except Exception as error:
             failure = error
     if failure is not None:

@@ -68,8 +68,8 @@ async def _write_report(report: Report) -> pb.BacktestReport:
         erased_count=report.erased,
     )
     room = MAX_REPORT_BYTES - message.ByteSize()
-    for each in report.samples:
-        sample = _write_sample(each)
+    for recorded in report.samples:
+        sample = _write_sample(recorded)
         size = sample.ByteSize()
         if size <= room:
             message.samples.append(sample)

@@ -44,10 +44,10 @@ _MESSAGES = {
 
 def descriptor_set(files: Sequence[FileDescriptorProto]) -> FileDescriptorSet:
     """Return the set of the files, each after those that it imports."""
-    needed = sorted({each for file in files for each in file.dependency})
+    needed = sorted({name for file in files for name in file.dependency})
     made = FileDescriptorSet()
-    for each in needed:
-        _IMPORTED[each].CopyToProto(made.file.add())
+    for name in needed:
+        _IMPORTED[name].CopyToProto(made.file.add())
     made.file.extend(files)
     return made
 
@@ -57,9 +57,9 @@ async def write_types(page: Page[GeneratedType]) -> pb.GetDescriptorSetResponse:
     files: list[FileDescriptorProto] = []
     texts: dict[str, str] = {}
     room = MAX_RESPONSE_BYTES
-    for each in page.items:
-        file = file_descriptor(each.event_name, each.layout)
-        text = proto_text(each.event_name, each.description, each.schema, each.layout)
+    for generated in page.items:
+        file = file_descriptor(generated.event_name, generated.layout)
+        text = proto_text(generated.event_name, generated.description, generated.schema, generated.layout)
         room -= size_of(file) + len(text.encode()) + 2 * len(file.name)
         if files and room < 0:
             break
