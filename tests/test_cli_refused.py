@@ -58,6 +58,21 @@ def test_a_definition_is_inferred_applied_and_the_events_are_sent_again(signalbo
     assert again.out == YAML.replace("4 are in quarantine", "0 are in quarantine")
 
 
+def test_a_proposal_keeps_what_the_definition_says_of_privacy(signalbox: Server, tmp_path: Path) -> None:
+    present, proposed = tmp_path / "present.yaml", tmp_path / "proposed.yaml"
+    present.write_text(
+        "definitions: {signed_up: {description: x, compatibility: backward, event_retention: 90d,"
+        " properties: {nick: {type: string, personal: true},"
+        " home: {type: object, personal: true, properties: {city: string}}}}}"
+    )
+    planned = signalbox("definition", "apply", "-f", str(present)).out
+    assert "+ properties.nick personal: true\n" in planned
+    assert send(signalbox, "signed_up", nick="Ada", home={"city": "London"}).code == 0
+    assert signalbox("definition", "infer", "signed_up", "--from", "recorded", "-o", str(proposed)).code == 0
+    (unchanged,) = signalbox("definition", "plan", "-f", str(proposed), "--json").json["definitions"]
+    assert (unchanged["action"], unchanged["differences"]) == ("unchanged", [])
+
+
 YAML = """\
 # Inferred from 4 events; 4 are in quarantine.
 definitions:

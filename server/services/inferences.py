@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from registry.definitions.event_definitions import EventDefinition
     from registry.inference.inference import Finding
     from server.auth.caller import Caller
     from server.sharing.loop_time import LoopTime
@@ -51,6 +52,7 @@ class Inferred:
     description: str
     schema: Schema
     compatibility: Compatibility
+    event_retention: int | None
     findings: tuple[Finding, ...]
     sample: int
     quarantined: int
@@ -82,10 +84,8 @@ class Inferences:
             await sample.add_recorded(undefined=source is not InferenceSource.RECORDED)
         if not sample.payloads:
             raise NothingToInferFrom(name)
-        description, rules, compatibility = await self._database.read(
-            lambda connection: _known(connection, caller.project_id, name)
-        )
-        inference = Inference(rules)
+        known = await self._database.read(lambda connection: _known(connection, caller.project_id, name))
+        inference = Inference(known.schema if known else Schema())
         async for payload in self._in_slices(caller.project_pk, sample.payloads):
             inference.take(payload)
         schema = inference.propose()
@@ -94,9 +94,10 @@ class Inferences:
             check.take(payload)
         return Inferred(
             name=name,
-            description=description,
+            description=known.description if known else "",
             schema=schema,
-            compatibility=compatibility,
+            compatibility=known.compatibility if known else Compatibility.NONE,
+            event_retention=known.event_retention if known else None,
             findings=inference.findings(check.by_path),
             sample=len(sample.payloads),
             quarantined=quarantined,
@@ -185,10 +186,9 @@ def _sent(chunk: list[RecordedPayload]) -> list[dict[str, Any]]:
     return payloads
 
 
-def _known(connection: Connection, project_id: str, name: str) -> tuple[str, Schema, Compatibility]:
-    """Return the description and the rules of the definition of a name, if there is one."""
+def _known(connection: Connection, project_id: str, name: str) -> EventDefinition | None:
+    """Return the definition of a name, if there is one."""
     try:
-        found = get_definition(connection, project_id, name)
+        return get_definition(connection, project_id, name)
     except DefinitionNotFound:
-        return "", Schema(), Compatibility.NONE
-    return found.description, found.schema, found.compatibility
+        return None

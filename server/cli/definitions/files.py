@@ -154,7 +154,7 @@ def _show_difference(difference: Difference) -> None:
 
 
 def _shown(field: str, value: Any) -> str:
-    return to_json(value) if field in _TEXTS else str(value)
+    return to_json(value) if field in _TEXTS or isinstance(value, bool) else str(value)
 
 
 def _plain(planned: Plan) -> dict[str, Any]:

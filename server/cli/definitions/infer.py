@@ -20,7 +20,7 @@ from server.cli.arguments.value_parsers import FilePath, WholeNumber
 from server.cli.client.session import client_command
 from server.cli.definitions.export import write_files
 from server.cli.output.quantities import quantity
-from server.cli.output.tables import print_json, printable, to_plain
+from server.cli.output.tables import own_retention, print_json, printable, to_plain
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def _definition(definition: pb.EventDefinition) -> dict[str, Any]:
         "compatibility": _word(COMPATIBILITY.name(definition.compatibility), "none"),
         "unknown_properties": _word(UNKNOWN_PROPERTIES.name(schema.unknown_properties), "reject"),
         "coercion": _word(COERCION_MODE.name(schema.coercion), "lenient"),
+        "event_retention": own_retention(definition.event_retention),
     }
     return {name: value for name, value in rules.items() if value} | {"properties": _properties(schema.properties)}
 
@@ -124,7 +125,7 @@ def _property(declared: pb.Property) -> Any:
     kind = PROPERTY_TYPE.name(declared.type)
     if declared.item_type:
         kind = f"{kind}<{PROPERTY_TYPE.name(declared.item_type)}>"
-    if not (declared.description or declared.suggested_values or declared.properties):
+    if not (declared.description or declared.suggested_values or declared.personal or declared.properties):
         return f"{kind}!" if declared.required else kind
     form: dict[str, Any] = {"type": kind}
     if declared.required:
@@ -133,6 +134,8 @@ def _property(declared: pb.Property) -> Any:
         form["description"] = declared.description
     if declared.suggested_values:
         form["suggested_values"] = list(declared.suggested_values)
+    if declared.personal:
+        form["personal"] = True
     if declared.properties:
         form["properties"] = _properties(declared.properties)
     return form

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from server.rpc.messages.definitions import write_schema
 from server.rpc.messages.enums import COMPATIBILITY, EnumMap
 from server.rpc.messages.response_size import size_of
+from server.rpc.messages.retention import write_definition_retention
 from server.services.inferences import InferenceSource
 from signalbox.v1 import event_definitions_pb2 as pb
 
@@ -28,6 +29,7 @@ def write_inferred(inferred: Inferred) -> pb.InferEventDefinitionResponse:
             description=inferred.description,
             schema=write_schema(inferred.schema),
             compatibility=COMPATIBILITY.write(inferred.compatibility),
+            event_retention=write_definition_retention(inferred.event_retention),
         ),
         sample_count=inferred.sample,
         quarantined_count=inferred.quarantined,
