@@ -29,7 +29,7 @@ class RefusalMetrics:
         self._events = Counter(
             "signalbox_events_refused",
             "Events that were refused for their content or by the rules of their project, by reason. The event is the"
-            " name of its definition, empty without one.",
+            " name of its definition, empty without one, or if it was refused before its definition was looked for.",
             (PROJECT_LABEL, EVENT_LABEL, "reason"),
             registry=registry,
         )
