@@ -38,7 +38,7 @@ _OPTIONS = (
         metavar="NAME:TYPE",
         multiple=True,
         help="A property, such as order_total:number, or order_total:number! if it is required, or "
-        "tags:array<string>. (repeatable)",
+        "tags:array<string>. What it cannot state of a present property, such as its description, stays. (repeatable)",
     ),
     enum_option("--unknown", UNKNOWN_PROPERTIES, help="How undeclared properties are handled."),
     enum_option("--coercion", COERCION_MODE, help="How values of another type are handled."),
@@ -97,9 +97,27 @@ def _changed(current: pb.Schema, changes: pb.Schema, removed: Iterable[str]) -> 
     for name in removed:
         if properties.pop(name, None) is None:
             raise click.UsageError(f'There is no property "{name}" to remove')
-    properties |= {property_.name: property_ for property_ in changes.properties}
+    properties |= {given.name: _retyped(properties.get(given.name), given) for given in changes.properties}
     return pb.Schema(
         properties=properties.values(),
         unknown_properties=changes.unknown_properties or current.unknown_properties,
         coercion=changes.coercion or current.coercion,
+    )
+
+
+def _retyped(present: pb.Property | None, given: pb.Property) -> pb.Property:
+    """Return a property of the given type; what the option cannot state stays as it is, as far as it fits the type."""
+    if present is None:
+        return given
+    fits_text = given.type == pb.PROPERTY_TYPE_STRING
+    may_nest = pb.PROPERTY_TYPE_OBJECT in {given.type, given.item_type}
+    return pb.Property(
+        name=given.name,
+        type=given.type,
+        item_type=given.item_type,
+        required=given.required,
+        description=present.description,
+        personal=present.personal,
+        suggested_values=present.suggested_values if fits_text else (),
+        properties=present.properties if may_nest else (),
     )
