@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +15,7 @@ import pytest
 from click.shell_completion import BashComplete
 
 from server.__main__ import main
+from server.cli.arguments.value_parsers import STDIN, STDOUT
 from server.cli.commands.serve import serve
 from server.cli.errors import INTERRUPTED
 from server.cli.main import cli, run
@@ -22,7 +24,6 @@ from tests.support.messages import ADA, ORDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.support.command_line import Server
 
@@ -93,6 +94,44 @@ def test_an_empty_path_does_not_stand_for_the_folder_that_a_command_runs_in(word
         if isinstance(parameter.type, click.Path):
             with pytest.raises(click.BadParameter, match=r"empty|does not exist"):
                 parameter.type.convert("", parameter, context)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_minus_is_a_standard_stream_or_refused_and_never_a_new_file(words: tuple[str, ...]) -> None:
+    command = COMMANDS[words]
+    for parameter in command.params:
+        kind = parameter.type
+        if isinstance(kind, click.Path) and not kind.exists:
+            with click.Context(command) as context:
+                try:
+                    path = kind.convert("-", parameter, context)
+                except click.BadParameter as error:
+                    assert "./- is a file of that name" in error.message  # noqa: PT017 - either is right
+                else:
+                    assert path is STDIN or path is STDOUT
+                    assert "for std" in getattr(parameter, "help", "") or "on stdout" in getattr(parameter, "help", "")
+                assert kind.convert("./-", parameter, context) == Path("-")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("backup", "-"),
+        ("restore", "-"),
+        ("definition", "export", "-o", "-"),
+        ("definition", "export", "--format", "jsonschema", "-o", "-"),
+        ("definition", "export", "--format", "yaml", "-o", "-", "--json"),
+        ("definition", "test", "-f", "-", "-d", "-"),
+        ("definition", "test", "-f", "-", "--json", "--junit", "-"),
+    ],
+    ids=" ".join,
+)
+def test_a_minus_that_cannot_be_meant_is_a_wrong_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run((*arguments, "--database", "sqlite:///x.db") if len(arguments) == 2 else arguments) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,21 @@ PASSING = """\
 """
 
 
+def test_cases_and_definitions_are_read_from_stdin(folder: Path) -> None:
+    wrong = "  - {event: nope}\n"
+    read = command("definition", "test", "-f", "-", stdin=cases(folder, PASSING).read_text(), folder=folder)
+    assert (read.code, read.err, read.out.splitlines()[-1]) == (0, "", "4 cases: 4 ok, 0 failed")
+    read = command("definition", "test", "-f", "-", stdin=cases(folder, wrong).read_text(), folder=folder)
+    assert (read.code, read.err.startswith("error: <stdin>:3:13: ")) == (1, True)
+    for name in ("one.yaml", "two.yaml"):
+        cases(folder, PASSING, name)
+    files = ("-f", f"{folder}/one.yaml", "-f", f"{folder}/two.yaml")
+    read = command("definition", "test", *files, "-d", "-", stdin=DEFINITIONS)
+    assert (read.code, read.err, read.out.splitlines()[-1]) == (0, "", "8 cases: 8 ok, 0 failed")
+    read = command("definition", "test", *files, "-d", "-", stdin="")
+    assert (read.code, read.err) == (1, "error: <stdin>: the file is empty\n")
+
+
 def test_cases_that_come_true_leave_with_0(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(capsys, "-f", cases(folder, PASSING)) == (
         0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
+_FRACTION = re.compile(r"[0-9]{1,10}\.[0-9]{1,6}s")
+"""Seconds as an RPC may set them, and as `period` of `server.cli.output.tables` writes them."""
+
 
 def duration(text: str) -> Duration:
     """Parse a duration in seconds, minutes, hours or days, such as 90s."""
@@ -32,7 +36,15 @@ def duration(text: str) -> Duration:
 
 def event_retention(text: str) -> Duration:
     """Parse how long a project keeps its events; `forever` is zero."""
-    return Duration() if text == "forever" else Duration(seconds=retention(text))
+    if text == "forever":
+        return Duration()
+    if not _FRACTION.fullmatch(text):
+        return Duration(seconds=retention(text))
+    kept = Duration()
+    kept.FromJsonString(text)
+    if not kept.seconds:
+        raise click.BadParameter(f'"{text}" is too short; the shortest time is 1s')
+    return kept
 
 
 def definition_retention(text: str) -> pb.EventRetention:

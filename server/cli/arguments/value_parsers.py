@@ -6,7 +6,7 @@ import ipaddress
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -57,16 +57,30 @@ def automation_id(text: str) -> str:
     return text
 
 
-class FilePath(click.Path):
-    """A path that may not exist yet. An empty one does not stand for the folder that the command runs in."""
+STDIN: Final = Path("<stdin>")
+STDOUT: Final = Path("<stdout>")
+"""What `-` stands for as a path; compared by identity, because a file may have the same name."""
 
-    def __init__(self, *, files: bool = True, folders: bool = True) -> None:
+
+class FilePath(click.Path):
+    """A path that may not exist yet. An empty one does not stand for the folder that the command runs in.
+
+    `stream` is what `-` stands for; without one, `-` is refused, so that no file of that name is made by accident. A
+    file of that name is `./-`.
+    """
+
+    def __init__(self, *, files: bool = True, folders: bool = True, stream: Path | None = None) -> None:
         super().__init__(file_okay=files, dir_okay=folders, path_type=Path)
+        self._stream = stream
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path. Raise BadParameter."""
         if value == "":
             self.fail("the path is empty", param, ctx)
+        if value == "-":
+            if self._stream is None:
+                self.fail("this command reads and writes no standard stream; ./- is a file of that name", param, ctx)
+            return self._stream
         return super().convert(value, param, ctx)
 
 
@@ -109,7 +123,7 @@ class Seconds(click.FloatRange):
 
 def seconds(text: str) -> int:
     """Parse a duration in seconds, minutes, hours or days; return seconds."""
-    read = re.fullmatch("([0-9]{1,9})([smhd])", text)
+    read = re.fullmatch("([0-9]{1,10})([smhd])", text)
     if read is None:
         raise click.BadParameter(f'"{text}" is not a duration such as 90s, 10m, 2h or 7d')
     return int(read[1]) * _SECONDS[read[2]]

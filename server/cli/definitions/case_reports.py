@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import click
 
 from server.cli.arguments.options import debug_option, json_option, option
-from server.cli.arguments.value_parsers import FilePath
+from server.cli.arguments.value_parsers import STDIN, FilePath
 from server.cli.definitions.cases import read_cases, run_case
 from server.cli.definitions.files import files_option
 from server.cli.output.json_text import to_json
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 @option(
     "-d",
     "--definitions",
-    type=FilePath(),
+    type=FilePath(stream=STDIN),
     metavar="PATH",
     multiple=True,
-    help="A file or folder of definitions, instead of those that the files name. (repeatable)",
+    help="A file or folder of definitions, instead of those that the files name; - for stdin. (repeatable)",
 )
 @option(
     "--junit",
@@ -51,6 +51,8 @@ def test(
 
     Exits with 1 if a case fails or a file is invalid.
     """
+    if any(path is STDIN for path in paths) and any(path is STDIN for path in definitions):
+        raise click.UsageError("-f - and -d - both read stdin: give one of them a file")
     on_stdout = junit is not None and junit.name == "-"
     if on_stdout and shared["json"]:
         raise click.UsageError("--json and --junit - both write to stdout: give --junit a file")

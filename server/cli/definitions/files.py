@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from server.cli.arguments.options import option
-from server.cli.arguments.value_parsers import FilePath
+from server.cli.arguments.value_parsers import STDIN, FilePath
 from server.cli.client.session import client_command
 from server.cli.definitions.documents import read_definitions
 from server.cli.definitions.plan import Action, make_plan
@@ -31,11 +31,11 @@ files_option = option(
     "-f",
     "--file",
     "paths",
-    type=FilePath(),
+    type=FilePath(stream=STDIN),
     metavar="PATH",
     multiple=True,
     required=True,
-    help="A file, or a folder with all its .yaml and .yml files at any depth. (repeatable)",
+    help="A file, or a folder with all its .yaml and .yml files at any depth; - for stdin. (repeatable)",
 )
 
 

@@ -7,6 +7,7 @@ date stays text. Anchors, aliases and tags are rejected, so that a file cannot e
 from __future__ import annotations
 
 import re
+import sys
 from contextlib import contextmanager
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from yaml.reader import ReaderError
 from registry.suggestions import Suggestions
 from registry.values.json_values import HALF_A_PAIR, OUT_OF_RANGE
 from registry.values.plain_json import describe
+from server.cli.arguments.value_parsers import STDIN
 from server.cli.errors import Failure
 from server.cli.output.tables import printable
 
@@ -115,19 +117,20 @@ def files_in(paths: Iterable[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         files = [path]
-        if path.is_dir():
+        if path is not STDIN and path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.suffix in _ENDINGS and not file.is_dir())
             if not files:
                 raise FileError(f"{path}: no .yaml or .yml file is in this folder")
         for file in files:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(file if file is STDIN else file.resolve(), file)
     return list(found.values())
 
 
 def load(path: Path) -> Node:
     """Return the root node of the single document of a file. Raise FileError."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = sys.stdin.buffer.read() if path is STDIN else path.read_bytes()
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise FileError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
