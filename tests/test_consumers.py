@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 from grpc import StatusCode
+from structlog.testing import capture_logs
 
+from server.logs import outages
 from signalbox.v1 import match_stream_pb2 as pb
 from tests.support.automations import automate
 from tests.support.command_line import ENVIRONMENT, forker
 from tests.support.consumers import (
     ACKNOWLEDGED,
     STALE,
+    WAIT,
     Engine,
     acknowledge,
     get,
@@ -290,3 +293,23 @@ async def test_what_another_server_does_is_noticed(store: Store) -> None:
         request = pb.DeleteSubscriptionRequest(subscription="engine")
         await other.matches.DeleteSubscription(request)
         assert (await refusal(engine.ended())).reason == "SUBSCRIPTION_NOT_FOUND"
+
+
+@pytest.mark.parametrize("backend", ["postgresql"], indirect=True)
+async def test_subscriptions_that_cannot_follow_the_log_are_part_of_one_outage_in_the_log_of_the_server(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "SETTLE_SECONDS", 1.0)
+    async with serving(store.url) as service:
+        shop = await service.shop()
+        for number in range(3):
+            await subscribe(shop, f"engine{number}")
+        with capture_logs() as logs:
+            await store.execute("ALTER TABLE project_head RENAME TO away")
+            for number in range(6):
+                assert await pull(shop, wait=0.1, name=f"engine{number % 3}") == []
+            await store.execute("ALTER TABLE away RENAME TO project_head")
+            async with asyncio.timeout(WAIT):
+                while not any(entry["event"] == "storage_outage_over" for entry in logs):  # noqa: ASYNC110 - it must be read
+                    await asyncio.sleep(0.05)
+    assert [entry["event"] for entry in logs if entry["event"] != "call"] == ["storage_outage", "storage_outage_over"]

@@ -214,20 +214,6 @@ def test_an_outage_is_a_line_at_its_start_one_a_minute_and_one_at_its_end() -> N
     assert 149 <= logs[-1]["seconds"] <= 152
 
 
-def test_a_defect_that_recurs_is_logged_once_a_minute_with_its_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(1_000))
-    monkeypatch.setattr(outages, "monotonic", lambda: next(clock) // 2)
-    defects = Outages()
-    with capture_logs() as logs:
-        for _ in range(130):
-            defects.report("sweeping", ValueError("7 is no length"))
-            defects.report("pruning", ValueError("7 is no length"))
-    assert [(each["work"], each.get("repeated")) for each in logs] == [
-        (work, repeated) for repeated in (None, 59, 59) for work in ("sweeping", "pruning")
-    ]
-    assert outages.LASTS_SECONDS == 60
-
-
 # With real databases
 
 

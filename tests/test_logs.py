@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from server.logs import defects
 from server.logs.output import LEVELS, BoundedRenderer, configure_logs
 
 if TYPE_CHECKING:
@@ -51,6 +52,49 @@ def test_an_entry_with_a_deep_traceback_keeps_its_beginning_and_its_cause(logged
     assert entry["event"] == "call_failed"
     assert entry["exception"].startswith("Traceback")
     assert "[…]" in entry["exception"]
+
+
+def failed(error: Exception) -> Exception:
+    """Return an error that was raised and caught."""
+    try:
+        raise error
+    except type(error) as caught:
+        return caught
+
+
+def test_a_defect_that_recurs_is_written_once_a_minute_with_its_repetitions(
+    logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1_000))
+    monkeypatch.setattr(defects, "monotonic", lambda: next(clock) // 2)
+    log = structlog.get_logger()
+    for number in range(130):
+        for work in ("sweeping", "pruning"):
+            log.error("work_failed", work=work, exc_info=failed(ValueError(f"{number} is no length")))
+    written = [json.loads(line) for line in logged().splitlines()]
+    assert [(each["work"], each.get("repeated")) for each in written] == [
+        (work, repeated) for repeated in (None, 59, 59) for work in ("sweeping", "pruning")
+    ]
+    assert defects.REPEATED_SECONDS == 60
+
+
+def test_different_defects_are_all_written(logged: Callable[[], str]) -> None:
+    log = structlog.get_logger()
+    for error in (ValueError("x"), TypeError("x")):
+        caught = failed(error)
+        log.error("call_failed", exc_info=caught)
+        log.error("request_failed", exc_info=caught)
+    for _ in range(3):
+        try:
+            raise ValueError("x")
+        except ValueError:
+            log.exception("call_failed")
+    log.error("call_failed", exc_info=None)
+    log.error("call_failed", exc_info=None)
+    assert [json.loads(line)["event"] for line in logged().splitlines()] == [
+        *["call_failed", "request_failed"] * 2,
+        *["call_failed"] * 3,
+    ]
 
 
 @pytest.mark.parametrize("text", ["x" * 10_000, "é" * 10_000, "\x01" * 10_000, "\U0001f600" * 5_000])

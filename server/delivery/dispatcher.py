@@ -287,7 +287,7 @@ class Dispatcher:
                 position = await self._notifier.wait_beyond(project_pk, position, _HOUR)
             except Exception as error:
                 # If the database stays away, the next step fails and reports it to the consumers.
-                log.warning("match_log_not_followed", cause=repr(error))
+                self._notifier.report(error)
                 await asyncio.sleep(POLL_SECONDS)
                 continue
             if position != self.subscription.read_position:

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from server.delivery.recent_matches import RecentMatches
 from server.delivery.wake_ups import WakeUps
+from server.logs.outages import Outages
 from server.process.recurring import Recurring
 from server.storage.projects.heads import match_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from server.logs.outages import Outages
     from server.storage.database import Database
 
 POLL_SECONDS = 0.1
 """The interval at which the ends of followed logs are read on a shared database."""
+
+_FOLLOWING: Final = "following"
 
 
 class _Head:
@@ -82,7 +84,8 @@ class MatchNotifier:
         self._database = database
         self._wake_ups = WakeUps()
         self._heads: dict[int, _Head] = {}
-        self._task = Recurring("following", self._poll, outages)
+        self._outages = outages or Outages()
+        self._task = Recurring(_FOLLOWING, self._poll, self._outages)
 
     def start(self) -> None:
         """Follow the matches of other servers, if the database is shared."""
@@ -102,6 +105,10 @@ class MatchNotifier:
         """Forget the log of a project that is deleted for good."""
         self._heads.pop(project_pk, None)
         self.recent.forget(project_pk)
+
+    def report(self, error: Exception) -> None:
+        """Report that a follower failed, which tries again as long as it needs the log."""
+        self._outages.report(_FOLLOWING, error, awaited=False)
 
     def followed(self, project_pk: int) -> bool:
         """Return whether somebody follows the log of a project."""

@@ -5,14 +5,14 @@ All work that may fail repeatedly reports here under its name: commits, probes, 
     storage_outage         the first failure, with the database's own words
     storage_outage_lasts   once a minute, with the failures of each work
     storage_outage_over    with the duration and all failures, once everything that failed works again
-    commit_failed, ...     a defect, with its traceback; the same one is logged once a minute, with its repetitions
+    commit_failed, ...     a defect, with its traceback; the same one is written once a minute (`server.logs.defects`)
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
@@ -21,13 +21,10 @@ from server.errors import InternalError, StorageError
 log = structlog.get_logger()
 
 LASTS_SECONDS = 60.0
-"""How often a lasting outage, or a defect that recurs, is logged."""
+"""How often a lasting outage is logged."""
 
 SETTLE_SECONDS = 5.0
 """An outage is over once nothing has failed for this long: a full disk accepts small writes and refuses large ones."""
-
-_KEPT_DEFECTS: Final = 100
-"""The most defects that are remembered to count their repetitions."""
 
 
 def is_outage(error: Exception) -> bool:
@@ -42,23 +39,28 @@ class Outages:
         self._failing: set[str] = set()
         self._failures: Counter[str] = Counter()
         self._began = self._latest = self._logged = 0.0
-        self._defects: dict[tuple[str, str], _Defect] = {}
 
-    def report(self, work: str, error: Exception, defect: str = "work_failed", **facts: Any) -> None:
-        """Report that work failed, because of an outage or of a defect, which is logged as the event `defect`."""
+    def report(
+        self, work: str, error: Exception, defect: str = "work_failed", *, awaited: bool = True, **facts: Any
+    ) -> None:
+        """Report that work failed, because of an outage or of a defect, which is logged as the event `defect`.
+
+        An outage is not over before `awaited` work has succeeded. Other work is repeated only while somebody needs it.
+        """
         if is_outage(error):
-            self.failed(work, error)
+            self.failed(work, error, awaited=awaited)
         else:
-            self._report_defect(work, error, defect, facts)
+            log.error(defect, work=work, exc_info=error, **facts)
 
-    def failed(self, work: str, error: Exception) -> None:
+    def failed(self, work: str, error: Exception, *, awaited: bool = True) -> None:
         """Report that work failed because of an outage."""
         self._latest = monotonic()
         if not self._failures:
             self._began = self._logged = self._latest
             cause = str(error.__cause__ or error)
             log.error("storage_outage", work=work, reason=type(error).__name__, cause=cause)
-        self._failing.add(work)
+        if awaited:
+            self._failing.add(work)
         self._failures[work] += 1
         self.tick()
 
@@ -87,27 +89,3 @@ class Outages:
 
     def _counts(self) -> dict[str, int]:
         return dict(sorted(self._failures.items()))
-
-    def _report_defect(self, work: str, error: Exception, name: str, facts: dict[str, Any]) -> None:
-        now = monotonic()
-        key = work, f"{type(error).__name__}: {error}"
-        before = self._defects.get(key)
-        if before is not None and now - before.logged < LASTS_SECONDS:
-            before.repeated += 1
-            return
-        if len(self._defects) >= _KEPT_DEFECTS:
-            self._defects.clear()
-        self._defects[key] = _Defect(now)
-        if before is not None:
-            facts["repeated"] = before.repeated
-        log.error(name, work=work, exc_info=error, **facts)
-
-
-class _Defect:
-    """A defect, when it was logged, and how often it recurred since."""
-
-    __slots__ = ("logged", "repeated")
-
-    def __init__(self, logged: float) -> None:
-        self.logged = logged
-        self.repeated = 0

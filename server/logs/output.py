@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from server.logs.defects import RepeatedDefects
 from server.logs.masking import mask
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def configure_logs(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*shared, *_rendering()],
+        processors=[RepeatedDefects(), *shared, *_rendering()],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]  # needs no more of a file
         cache_logger_on_first_use=True,

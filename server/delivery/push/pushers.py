@@ -38,7 +38,6 @@ from automation.subscriptions.push_store import (
 from registry.times.timestamps import now_micros
 from server.delivery.push.session import PushSession
 from server.delivery.push.shares import PushClaim, keys_to_ask_for
-from server.logs.outages import is_outage
 from server.process.recurring import RETRY_SECONDS, Recurring
 from server.storage.clock import database_now, transaction_time
 
@@ -235,11 +234,8 @@ class Pushers:
         except SubscriptionNotFound:
             pass
         except Exception as error:
-            if is_outage(error):
-                # It counts as over when the subscriptions can be read, and nothing has failed since for a while.
-                self._outages.failed(_FOLLOWING, error)
-            else:
-                log.warning("push_interrupted", cause=repr(error))
+            # An outage counts as over when the subscriptions can be read, and nothing has failed since for a while.
+            self._outages.report(_FOLLOWING, error, "push_interrupted", subscription=session.subscription_id)
             await self._pause_between_failures()
         finally:
             await self._save_last()
