@@ -17,6 +17,7 @@ from sqlalchemy import MetaData, inspect
 from sqlalchemy.dialects.postgresql import dialect as postgresql_dialect
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.schema import CreateIndex
+from structlog.testing import capture_logs
 
 from automation.subscriptions import tables as subscription_tables
 from registry.storage import tables as registry_tables
@@ -25,11 +26,13 @@ from server.storage import tables as server_tables
 from server.storage.migrations import current, head, migrate, names
 from server.storage.opening import open_database
 from server.storage.postgresql import database as postgresql
-from server.storage.postgresql import maintenance
+from server.storage.postgresql import maintenance, sequences
 from server.storage.schema_changes import SchemaChangeFailed
 from signalbox.v1 import match_stream_pb2
+from signalbox.v1.contacts_pb2 import UpsertContactRequest
 from tests.support import automations
 from tests.support.command_line import command
+from tests.support.consumers import subscribe
 from tests.support.process import server_process
 from tests.support.service import serving
 from tests.support.stores import PostgresStore, migrate_until, migrated
@@ -481,3 +484,35 @@ async def send_and_receive(shop: Client, position: int) -> None:
 
 
 SCHEMA = {"sqlite": "sqlite_master", "postgresql": "pg_indexes"}
+
+
+@on_postgresql
+async def test_a_start_repairs_sequences_that_are_behind_the_keys_of_their_tables(store: Store) -> None:
+    async with serving(store.url) as service:
+        shop = await service.shop()
+        await automations.automate(shop)
+        await subscribe(shop)
+        for number in range(3):
+            await shop.contacts.UpsertContact(UpsertContactRequest(email=f"a{number}@example.com"))
+    for table in sequences.NUMBERED:
+        await store.execute(f"SELECT setval(pg_get_serial_sequence('{table.name}', 'key'), 1, false)")
+    with capture_logs() as logs:
+        async with serving(store.url) as service:
+            other = await service.shop()
+            await subscribe(other)
+            await automations.automate(other)
+            await other.contacts.UpsertContact(UpsertContactRequest(email="b@example.com"))
+    repaired = [entry["table"] for entry in logs if entry["event"] == "sequence_repaired"]
+    assert repaired == ["project", "contact", "automation", "subscription"]
+    await store.execute("SELECT setval(pg_get_serial_sequence('contact', 'key'), 1000, false)")
+    with capture_logs() as logs:
+        async with serving(store.url):
+            pass
+    assert [entry for entry in logs if entry["event"] == "sequence_repaired"] == []
+    assert await store.rows("contact_key_seq") == [(1000, 0, False)]
+
+
+def test_every_table_whose_keys_the_database_counts_has_its_sequence_repaired() -> None:
+    tables = tables_of_the_code().tables.values()
+    counted = {table.name for table in tables for column in table.primary_key if column.autoincrement is True}
+    assert counted == {table.name for table in sequences.NUMBERED}

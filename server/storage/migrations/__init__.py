@@ -26,6 +26,7 @@ from sqlalchemy.exc import DBAPIError
 
 from registry.times.timestamps import now_micros
 from server.errors import StorageError
+from server.storage.postgresql.sequences import repair_sequences, tables_to_repair
 from server.storage.schema_changes import PROGRESS_SECONDS, SchemaChangeFailed
 
 if TYPE_CHECKING:
@@ -84,12 +85,13 @@ def pending(connection: Connection) -> list[str]:
 
 
 async def migrate(database: OpenDatabase) -> bool:
-    """Run the migrations that are missing, and return whether there were any.
+    """Run the migrations that are missing, and return whether there were any. Repair sequences that are behind.
 
     Servers that start together take turns. Raises ValueError if the database is of a newer version, SchemaChangeFailed
     if a migration fails.
     """
     if not await database.read(pending, brief=True):
+        await _repair_sequences(database)
         return False
     async with database.maintenance() as maintenance:
         # Another server may have done it while this one waited.
@@ -99,6 +101,16 @@ async def migrate(database: OpenDatabase) -> bool:
         for name in found:
             await _run(maintenance, name, level)
     return bool(found)
+
+
+async def _repair_sequences(database: OpenDatabase) -> None:
+    if tables := await database.read(tables_to_repair, brief=True):
+        async with database.maintenance() as maintenance:
+            try:
+                await maintenance.alter(partial(repair_sequences, tables))
+            except (DBAPIError, StorageError) as error:
+                names = ", ".join(table.name for table in tables)
+                raise SchemaChangeFailed(f"The sequences of {names} cannot be repaired: {_reason(error)}") from error
 
 
 async def check_migrated(database: Database) -> None:
