@@ -329,6 +329,20 @@ async def test_a_replay_goes_before_later_ones_of_its_contact(by_contact: Engine
     assert positions(await by_contact.lease(100, "a", Ack([again.id]))) == [2]
 
 
+async def test_an_unblocked_match_is_due_when_its_own_retry_is(by_contact: Engine) -> None:
+    await by_contact.record(match(1, 5), match(2, 5))
+    (first,) = await by_contact.lease()
+    (second,) = await by_contact.lease(100, "a", Nack([first.id], NackAction.PARK))
+    await by_contact.replay()
+    retried = await by_contact.step(Nack([second.id], delay=10 * SECOND), requests=[DeliveryRequest("a", 100)])
+    ((again,),) = retried.deliveries
+    acknowledged = await by_contact.step(Ack([again.id]), bounds=retried.bounds)
+    assert acknowledged.next_due == NOW + 10 * SECOND
+    by_contact.now += 10 * SECOND
+    due = await by_contact.step(requests=[DeliveryRequest("a", 100)], bounds=acknowledged.bounds)
+    assert positions(due.deliveries[0]) == [2]
+
+
 # Parked matches
 
 

@@ -98,10 +98,15 @@ class Promises(RuleBasedStateMachine):
         self.step([], self.CONSUMERS if both else self.CONSUMERS[:1], room)
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), action=st.sampled_from([None, *NackAction]), room=st.integers(0, 3))
-    def settle(self, data: st.DataObject, action: NackAction | None, room: int) -> None:
+    @rule(
+        data=st.data(),
+        action=st.sampled_from([None, *NackAction]),
+        delay=st.sampled_from([None, 0, 10 * SECOND]),
+        room=st.integers(0, 3),
+    )
+    def settle(self, data: st.DataObject, action: NackAction | None, delay: int | None, room: int) -> None:
         chosen = data.draw(st.lists(st.sampled_from(sorted(self.leases)), min_size=1, max_size=3, unique=True))
-        self.step([Ack(chosen) if action is None else Nack(chosen, action)], self.CONSUMERS, room)
+        self.step([Ack(chosen) if action is None else Nack(chosen, action, delay)], self.CONSUMERS, room)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())

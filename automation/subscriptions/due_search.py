@@ -66,10 +66,15 @@ class DueSearch:
         """True on the fast path: nothing is due before `nothing_due_until`, so the step needs no search."""
         return self.nothing_due_until > self.now
 
-    def note_lease_end(self, lease_end: int) -> None:
-        """Update the bounds after a step that has searched nothing; `lease_end` is when its leases end."""
-        self.nothing_due_until = min(self.nothing_due_until, lease_end)
+    def note_written(self, lease_end: int, retry_due: int) -> None:
+        """Update the bounds after a step that has searched nothing.
+
+        `lease_end` is when its leases end, `retry_due` when the first match that it has unblocked is due; NEVER if it
+        wrote no such time.
+        """
+        self.nothing_due_until = min(self.nothing_due_until, lease_end, retry_due)
         self.next_lease = min(self.next_lease, lease_end)
+        self.next_retry = min(self.next_retry, retry_due)
 
     def find_next(
         self,

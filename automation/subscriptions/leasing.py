@@ -33,7 +33,8 @@ Invariants:
 - The clock is read only after the row is locked: no lease runs while its step waits for the step of another server.
 - Leases expire before new ones are granted, so a match whose retry delay is 0 is delivered again in the same step. Each
   expiry counts as a failed attempt, so a match that crashes its consumers is parked after the last one.
-- No step leaves the earliest match of a contact blocked. It is due at once, after everything that was due before.
+- No step leaves the earliest match of a contact blocked. It is due at once, after everything that was due before, or
+  when its own retry is.
 - The cost of a step follows the rows that change, not the backlog: searches for due rows begin where the last search
   ended (`SearchBounds`), and counts of leases read the consumer's own leases above the ack floor.
 
@@ -112,11 +113,12 @@ def step(
     capacities = [_capacity(request, outstanding[request.consumer_id]) for request in requests]
     capacity = sum(capacities)
     due: Sequence[DeliveryRow] = ()
+    unblocked_due = NEVER
     # Matches that were unblocked without a consumer for them are due, whatever the search knows.
     if not search.skipped or subscription.order is DeliveryOrder.CONTACT:
         due = _due(connection, subscription, capacity, now, search.retries_from)
     if freed:
-        due = _with_unblocked(connection, subscription, due, freed, capacity, now)
+        due, unblocked_due = _with_unblocked(connection, subscription, due, freed, capacity, now)
     reading = read_log(connection, subscription, capacity - len(due), recorded)
     deliveries = _lease(
         connection, subscription, due, reading, _shares(capacities, len(due) + len(reading.leased)), requests, now
@@ -128,9 +130,9 @@ def step(
     moved = _advance(connection, subscription, reading.read_position, subscription.last_serial + leased)
     lease_end = now + subscription.ack_deadline
     if search.skipped:
-        search.note_lease_end(lease_end if leased else NEVER)
+        search.note_written(lease_end if leased else NEVER, unblocked_due)
     else:
-        written = [result.due_at for group in results for result in group] + [retry_due, lease_end]
+        written = [result.due_at for group in results for result in group] + [retry_due, unblocked_due, lease_end]
         search.find_next(connection, subscription, written, all_due=len(due) < capacity, all_expired=not more)
     more = more or reading.more
     exhausted = not more and leased < capacity
@@ -203,10 +205,11 @@ def _with_unblocked(
     freed: set[int],
     capacity: int,
     now: int,
-) -> Sequence[DeliveryRow]:
-    """Return the matches to lease, those that are unblocked included; the rest of these is made due.
+) -> tuple[Sequence[DeliveryRow], int]:
+    """Return the matches to lease, those that are unblocked included; the rest of these waits for its time.
 
-    What is leased at once is written once: with 1,000 contacts, half of all matches are blocked before their lease.
+    Return also the earliest of their times that is later than now, NEVER if there is none. What is leased at once is
+    written once: with 1,000 contacts, half of all matches are blocked before their lease.
     """
     unblocked = unblocked_rows(connection, subscription.key, freed)
     for row in unblocked:
@@ -216,7 +219,7 @@ def _with_unblocked(
     positions = {row.match_position for row in leased}
     if left := [row for row in unblocked if row.match_position not in positions]:
         make_due(connection, subscription.key, left)
-    return leased
+    return leased, min((row.due_at for row in left if row.due_at > now), default=NEVER)
 
 
 def _due_order(row: DeliveryRow) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from automation.automations import AutomationState, NewAutomation
 from automation.match_log import match_values
 from automation.matches import Match, MatchKind
 from automation.run_transitions import new_run_values
-from automation.subscriptions.leasing import step
+from automation.subscriptions.leasing import NO_BOUNDS, step
 from automation.subscriptions.parked_matches import list_parked, replay_parked
 from automation.subscriptions.store import (
     create_subscription,
@@ -24,6 +24,7 @@ from automation.subscriptions.values import (
     Delivery,
     DeliveryRequest,
     ParkedSelection,
+    SearchBounds,
     SettleOutcome,
     SettleResult,
     Subscription,
@@ -92,9 +93,12 @@ class Engine:
         *settlements: Settlement | Undelivered,
         requests: Sequence[DeliveryRequest] = (),
         take_overs: Sequence[TakeOver] = (),
+        bounds: SearchBounds = NO_BOUNDS,
     ) -> StepResult:
         key, now = self.subscription.key, self.now
-        return await self.do(lambda connection: step(connection, key, lambda: now, settlements, requests, take_overs))
+        return await self.do(
+            lambda connection: step(connection, key, lambda: now, settlements, requests, take_overs, bounds)
+        )
 
     async def lease(self, room: int = 100, consumer: str = "a", *settlements: Settlement) -> list[Delivery]:
         return (await self.step(*settlements, requests=[DeliveryRequest(consumer, room, 1_000)])).deliveries[0]
