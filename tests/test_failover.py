@@ -512,26 +512,81 @@ async def test_a_setting_that_was_corrected_harms_no_session_that_began_before(
     await database.close()
 
 
-async def test_sessions_that_are_in_use_when_all_are_replaced_are_closed_as_well(
-    postgres: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgresql, "RENEW_SECONDS", 0.0)
+async def test_sessions_that_are_used_while_all_are_replaced_are_closed_as_well(postgres: Cluster) -> None:
     name = await created(postgres)
     database = await open_database(url_of(postgres, database=name))
+
+    async def use_sessions(times: int, seconds: float) -> None:
+        def work(connection: Connection) -> None:
+            connection.exec_driver_sql(f"SELECT pg_sleep({seconds})")
+
+        for _ in range(times):
+            await asyncio.gather(*(call(work) for call in (database.write, database.read) for _ in range(3)))
+
     for _ in range(3):
-        reads = [
-            asyncio.create_task(database.read(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(0.5)")))
-            for _ in range(3)
-        ]
-        await asyncio.sleep(0.1)
-        with pytest.raises(StorageFailed):
-            await database.write(lambda connection: connection.exec_driver_sql("SELECT FROM missing"))
-        await asyncio.gather(*reads)
+        await use_sessions(1, 0.05)
+        used_before = asyncio.ensure_future(use_sessions(1, 0.2))
+        await asyncio.sleep(0)
+        leaving = [asyncio.ensure_future(left_by(database)) for _ in range(2)]
+        await asyncio.gather(used_before, use_sessions(1, 0.2), *leaving)
+    await database.close()
     sessions = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608 - our own name
     async with asyncio.timeout(RECONNECT_SECONDS):
         while await asyncio.to_thread(postgres.execute, sessions) != "0":
             pass
+
+
+async def test_sessions_that_are_opened_while_others_are_closed_are_closed_with_the_database(
+    postgres: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await created(postgres)
+    database = await open_database(url_of(postgres, database=name))
+
+    def work(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT pg_sleep(0.05)")
+
+    close, closing = asyncpg.Connection.close, count()
+
+    async def close_late(connection: asyncpg.Connection, **named: Any) -> None:
+        await asyncio.sleep(0.5 if next(closing) == 1 else 0)
+        await close(connection, **named)
+
+    await asyncio.gather(*(database.write(work) for _ in range(3)))
+    monkeypatch.setattr(asyncpg.Connection, "close", close_late)
+    leaving = [asyncio.ensure_future(left_by(database)) for _ in range(2)]
+    await asyncio.wait(leaving, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.gather(*(database.write(work) for _ in range(3)))
+    await asyncio.gather(*leaving)
     await database.close()
+    sessions = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"  # noqa: S608 - our own name
+    async with asyncio.timeout(RECONNECT_SECONDS):
+        while await asyncio.to_thread(postgres.execute, sessions) != "0":
+            pass
+
+
+@pytest.mark.parametrize(("code", "replaced"), [("XX001", False), ("58030", False), ("42501", True), ("42P01", True)])
+async def test_sessions_are_replaced_for_failures_that_their_settings_may_cause_and_for_no_others(
+    postgres: Cluster, monkeypatch: pytest.MonkeyPatch, code: str, *, replaced: bool
+) -> None:
+    monkeypatch.setattr(postgresql, "RENEW_SECONDS", 0.0)
+    database = await open_database(url_of(postgres, database=await created(postgres)))
+
+    def session(connection: Connection) -> int:
+        return int(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+
+    def failing(connection: Connection) -> None:
+        connection.exec_driver_sql(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$")
+
+    before, epoch = await database.write(session), database.epoch
+    with pytest.raises(StorageFailed):
+        await database.write(failing)
+    assert (await database.write(session) != before, database.epoch != epoch) == (replaced, replaced)
+    await database.close()
+
+
+async def left_by(database: Any) -> None:
+    """Let a database close all sessions, as it does when its server has become a standby."""
+    await database._leave()
 
 
 class Interrupted:

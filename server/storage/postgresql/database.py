@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import monotonic
@@ -108,7 +109,7 @@ class PostgresDatabase:
         self._write_turns = FairTurns(WRITE_TURNS, WRITE_SHARE)
         self._brief_turns = FairTurns(BRIEF_TURNS, BRIEF_SHARE)
         self._renewed_at = monotonic()
-        self._departures = 0
+        self._leaving = asyncio.Lock()
         self.epoch = 0
 
     @classmethod
@@ -230,7 +231,7 @@ class PostgresDatabase:
 
     async def _run_in_session(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         """Run work in one transaction of a session. Close it if it has limits that the work exceeded, or was left."""
-        departures = self._departures
+        pool = engine.pool
         async with engine.connect() as connection:
             try:
                 return await run_transaction(connection, work)
@@ -239,8 +240,8 @@ class PostgresDatabase:
                     await connection.invalidate(error)
                 raise
             finally:
-                # Its pool is gone, so nobody else would close it.
-                if self._departures != departures:
+                # Nobody else would close it once its pool has been replaced.
+                if engine.pool is not pool:
                     await connection.invalidate()
 
     async def _failure(self, error: DBAPIError, *, committing: bool) -> Exception:
@@ -251,7 +252,8 @@ class PostgresDatabase:
                 self.epoch += 1
                 return failure if committing and not is_unsent(error.orig) else _ConnectionLost()
             case StorageFailed():
-                await self._renew()
+                if _code(error) in _SETTINGS_OF_SESSIONS:
+                    await self._renew()
                 return StorageUnavailable() if committing else failure
             case StorageReadOnly():
                 await self._leave()
@@ -272,8 +274,9 @@ class PostgresDatabase:
         Those in use are closed after their transactions.
         """
         self.epoch += 1
-        self._departures += 1
-        await self.close()
+        # A pool that replaces another one while that is closed would be replaced itself, and its sessions stay open.
+        async with self._leaving:
+            await self.close()
 
 
 class _ConnectionLost(Exception):
@@ -381,6 +384,10 @@ _MEANINGS: Final[tuple[tuple[tuple[str, ...], type[ServiceError]], ...]] = (
 )
 """The service's errors by the codes of PostgreSQL, or how they begin. Appendix A of its manual lists them."""
 
+
+_SETTINGS_OF_SESSIONS: Final = frozenset({"42501", "42703", "42P01"})
+"""A table or column that is missing, or that the user may not use: it may be there with another search path or role.
+Damaged data is so in every session."""
 
 _LIMITS_OF_SESSIONS: Final = frozenset({"57014", "53400"})
 """A statement that took too long, or too much: the role or database may have had another limit when its session began.
