@@ -18,6 +18,7 @@ from server.auth.access import Access
 from server.background import project_deletion, run_timeouts
 from server.background.each_project import try_each_project
 from server.background.match_retention import MatchRetention
+from server.background.retention_clock import RetentionClock
 from server.background.run_timeouts import RunTimeouts
 from server.delivery.deliveries import Deliveries
 from server.ingest import refusal_log
@@ -239,7 +240,7 @@ async def test_no_retention_fails_for_a_project_that_was_deleted_since_it_was_li
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = 987_654_321
-    matches = MatchRetention(database, 1.0, Outages())
+    matches = MatchRetention(database, 1.0, RetentionClock(database), Outages())
     monkeypatch.setattr(matches, "_periods", lambda _: ({key: 1}, {key: 1}))
     await matches._prune_all()
     timeouts: Any = RunTimeouts(database, MagicMock(), MagicMock(), Outages())

@@ -31,6 +31,10 @@ class Logs:
     async def read(self, work: Any, *, brief: bool = False) -> Any:
         return work(self)
 
+    async def now(self) -> int:
+        """Return the time by which ages are counted."""
+        return NOW
+
     async def write(self, work: Any) -> None:
         self.written_at.append(asyncio.get_running_loop().time())
         await asyncio.sleep(0.1)
@@ -39,7 +43,6 @@ class Logs:
     def install(self, monkeypatch: pytest.MonkeyPatch, loop: asyncio.AbstractEventLoop) -> None:
         """Take the place of the tables."""
         replaced: dict[str, Any] = {
-            "now_micros": lambda: NOW,
             "match_positions": lambda _: dict.fromkeys(self.deletable, 100),
             "match_retentions": lambda _: self.own_periods,
             "next_start": lambda _, key, before, head: (before, head) if key == 1 else None,
@@ -66,7 +69,9 @@ def pruned(monkeypatch: pytest.MonkeyPatch, logs: Logs, retention_seconds: float
     logs.install(monkeypatch, loop)
     try:
         with capture_logs() as logged:
-            seconds = loop.run_until_complete(MatchRetention(database, retention_seconds, Outages())._prune_all())
+            seconds = loop.run_until_complete(
+                MatchRetention(database, retention_seconds, database, Outages())._prune_all()
+            )
     finally:
         loop.close()
     return seconds, [(entry["event"], entry["count"]) for entry in logged]
@@ -107,7 +112,7 @@ def test_the_counts_of_two_rounds_are_not_added(monkeypatch: pytest.MonkeyPatch)
     loop = VirtualTimeLoop()
     database: Any = logs
     logs.install(monkeypatch, loop)
-    task = MatchRetention(database, 60, Outages())
+    task = MatchRetention(database, 60, database, Outages())
     try:
         with capture_logs() as logged:
             for _ in range(2):

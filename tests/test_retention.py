@@ -16,7 +16,9 @@ from automation.deletion.retention import delete_matches
 from automation.match_log import match_values
 from automation.matches import Match, MatchKind
 from server.background import match_retention as match_pruner
+from server.background import retention_clock
 from server.background.match_retention import MatchRetention
+from server.background.retention_clock import RetentionClock
 from server.logs.outages import Outages
 from server.model import Rules
 from server.storage.events.appending import matches
@@ -93,7 +95,7 @@ async def deleting(database: Database, shop: Client, seconds: float) -> AsyncIte
     pk = await database.read(lambda connection: get_project(connection, shop.project).pk)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(match_pruner, "match_positions", lambda connection: match_positions(connection, [pk]))
-        pruner = MatchRetention(database, seconds, Outages())
+        pruner = MatchRetention(database, seconds, RetentionClock(database), Outages())
         pruner.start()
         try:
             yield
@@ -280,7 +282,7 @@ async def test_a_long_log_is_deleted_in_small_transactions(
 
 
 async def test_one_project_that_cannot_be_pruned_does_not_keep_the_others_from_it(
-    database: Database, store: Store
+    database: Database, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that was deleted by hand is a defect of one log only."""
 
@@ -292,7 +294,8 @@ async def test_one_project_that_cannot_be_pruned_does_not_keep_the_others_from_i
             move_heads(connection, {key: Head(2, 1, 1, 2)})
 
     await database.write(work)
-    pruner = MatchRetention(database, 1, Outages())
+    monkeypatch.setattr(retention_clock, "CONFIRM_SECONDS", 0)  # The log ends in 1970.
+    pruner = MatchRetention(database, 1, RetentionClock(database), Outages())
     with capture_logs() as logs:
         pruner.start()
         await kept_are(store, [2])
@@ -427,7 +430,7 @@ async def test_retention_waits_for_a_seek_and_keeps_its_matches(
         async with seeking.transaction():
             await seeking.execute("SELECT 1 FROM project_head FOR UPDATE")
             await seeking.execute("UPDATE subscription SET floor_position = 0, read_position = 0")
-            pruned = asyncio.create_task(MatchRetention(database, 1, Outages())._prune_all())
+            pruned = asyncio.create_task(MatchRetention(database, 1, RetentionClock(database), Outages())._prune_all())
             await blocked_by(seeking, pruned)
         await pruned
     assert await kept(store) == [1, 2, 3]

@@ -12,6 +12,7 @@ from server.background.event_retention import EventRetention
 from server.background.match_retention import MatchRetention
 from server.background.project_deletion import ProjectDeletion
 from server.background.quarantine_retention import QuarantineRetention
+from server.background.retention_clock import RetentionClock
 from server.background.run_timeouts import RunTimeouts
 from server.services.erasures import Erasures
 
@@ -34,11 +35,12 @@ async def background_work(
     erasures = Erasures(database, management.recent.forget, outages, management.changes)
     async with AsyncExitStack() as stack:
         begin(stack, RunTimeouts(database, notifier, metrics, outages))
-        begin(stack, MatchRetention(database, settings.match_retention_seconds, outages))
-        begin(stack, EventRetention(database, outages))
+        clock = RetentionClock(database)
+        begin(stack, MatchRetention(database, settings.match_retention_seconds, clock, outages))
+        begin(stack, EventRetention(database, clock, outages))
         begin(stack, ProjectDeletion(database, management.catalog.forget, outages))
-        begin(stack, AuditRetention(database, settings.audit_retention_seconds, outages))
-        begin(stack, QuarantineRetention(database, settings.quarantine_retention_seconds, outages))
+        begin(stack, AuditRetention(database, settings.audit_retention_seconds, clock, outages))
+        begin(stack, QuarantineRetention(database, settings.quarantine_retention_seconds, clock, outages))
         begin(stack, CatalogRefresh(database, management.catalog, management.access, outages))
         begin(stack, erasures)
         yield erasures

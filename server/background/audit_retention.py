@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from registry.times.timestamps import now_micros
 from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.storage.audit_entries import delete_entries
 from server.storage.paced_writes import write_paced
 
 if TYPE_CHECKING:
+    from server.background.retention_clock import RetentionClock
     from server.logs.outages import Outages
     from server.storage.database import Database
 
@@ -27,8 +27,9 @@ log = structlog.get_logger()
 class AuditRetention:
     """The task that deletes entries which were written longer ago than `retention_seconds`."""
 
-    def __init__(self, database: Database, retention_seconds: float, outages: Outages) -> None:
+    def __init__(self, database: Database, retention_seconds: float, clock: RetentionClock, outages: Outages) -> None:
         self._database = database
+        self._clock = clock
         self._retention = round(retention_seconds * 1_000_000)
         self._task = Recurring("audit-retention", self._delete_old, outages, wait_seconds=SETTLING_SECONDS)
 
@@ -42,7 +43,9 @@ class AuditRetention:
 
     async def _delete_old(self) -> float:
         """Delete all that is old enough. Return the seconds until the next look."""
-        before, deleted, portion = now_micros() - self._retention, 0, PORTION_ENTRIES
+        if (now := await self._clock.now()) is None:
+            return LOOK_SECONDS
+        before, deleted, portion = now - self._retention, 0, PORTION_ENTRIES
         while portion == PORTION_ENTRIES:
             portion = await write_paced(
                 self._database, lambda connection: delete_entries(connection, before, PORTION_ENTRIES)

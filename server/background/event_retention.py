@@ -10,12 +10,12 @@ a database may all do this at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import structlog
 
-from registry.times.timestamps import now_micros
 from server.background.each_project import try_each_project
 from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.sharing.current_project import SERVER, work_for
@@ -25,6 +25,7 @@ from server.storage.paced_writes import write_paced
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from server.background.retention_clock import RetentionClock
     from server.logs.outages import Outages
     from server.storage.database import Database
     from server.storage.events.retention import RetentionPeriods
@@ -58,8 +59,9 @@ class _Period:
 class EventRetention:
     """The task that deletes the events of all projects when they are due."""
 
-    def __init__(self, database: Database, outages: Outages) -> None:
+    def __init__(self, database: Database, clock: RetentionClock, outages: Outages) -> None:
         self._database = database
+        self._clock = clock
         self._retentions: dict[int, RetentionPeriods] = {}
         self._periods: dict[int, list[_Period]] = {}
         self._deleted = 0
@@ -76,10 +78,12 @@ class EventRetention:
     async def _delete_all(self) -> float:
         """Delete in all projects. Return the seconds after which to do so again."""
         work_for(SERVER)
+        if (now := await self._clock.now()) is None:
+            return LOOK_SECONDS
         self._update(await self._database.read(event_retentions, brief=True))
         self._deleted = 0
         periods = [period for periods in self._periods.values() for period in periods]
-        await try_each_project(self._database, periods, attrgetter("project_pk"), self._delete_due)
+        await try_each_project(self._database, periods, attrgetter("project_pk"), partial(self._delete_due, now))
         if self._deleted:
             log.info("events_deleted", count=self._deleted, reason="retention")
         return min([LOOK_SECONDS, *(period.micros / 1_000_000 for period in periods)])
@@ -96,8 +100,8 @@ class EventRetention:
                 ]
         self._retentions = retentions
 
-    async def _delete_due(self, period: _Period) -> None:
-        project_pk, before = period.project_pk, now_micros() - period.micros
+    async def _delete_due(self, now: int, period: _Period) -> None:
+        project_pk, before = period.project_pk, now - period.micros
         work_for(project_pk)
         end = await self._database.read(lambda connection: end_of_due(connection, project_pk, before))
         retried = await self._delete(period, period.retried, min(period.examined + 1, end), RETRIED_EVENTS)

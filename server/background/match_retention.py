@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import structlog
 
 from automation.deletion.retention import deletable_matches, delete_matches, move_start, next_start
-from registry.times.timestamps import now_micros
 from server.background.each_project import try_each_project
 from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.sharing.current_project import SERVER, work_for
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from server.background.retention_clock import RetentionClock
     from server.logs.outages import Outages
     from server.storage.database import Database
 
@@ -46,8 +46,11 @@ class MatchRetention:
     `retention_seconds` is the period of the server, None if that keeps them for ever.
     """
 
-    def __init__(self, database: Database, retention_seconds: float | None, outages: Outages) -> None:
+    def __init__(
+        self, database: Database, retention_seconds: float | None, clock: RetentionClock, outages: Outages
+    ) -> None:
         self._database = database
+        self._clock = clock
         self._retention = None if retention_seconds is None else round(retention_seconds * 1_000_000)
         self._deleted = 0
         self._task = Recurring("pruning", self._prune_all, outages, wait_seconds=SETTLING_SECONDS)
@@ -63,9 +66,11 @@ class MatchRetention:
     async def _prune_all(self) -> float:
         """Delete in all projects. Return the seconds after which to do so again."""
         work_for(SERVER)
+        if (now := await self._clock.now()) is None:
+            return LOOK_SECONDS
         periods, heads = await self._database.read(self._periods, brief=True)
         self._deleted = 0
-        projects = [(key, heads[key], period) for key, period in periods.items()]
+        projects = [(key, heads[key], now - period) for key, period in periods.items()]
         await try_each_project(self._database, projects, itemgetter(0), self._prune)
         if self._deleted:
             log.info("matches_pruned", count=self._deleted)
@@ -79,9 +84,8 @@ class MatchRetention:
         return {key: min(self._retention, own.get(key, self._retention)) for key in heads}, heads
 
     async def _prune(self, project: tuple[int, int, int]) -> None:
-        key, head, period = project
+        key, head, before = project
         work_for(key)
-        before = now_micros() - period
         if await self._database.read(lambda connection: next_start(connection, key, before, head)) is not None:
             await write_paced(self._database, lambda connection: _move_start(connection, key, before))
         after: int | None = 0

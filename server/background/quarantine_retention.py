@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from registry.times.timestamps import now_micros
 from server.background.each_project import try_each_project
 from server.process.recurring import SETTLING_SECONDS, Recurring
 from server.services.quarantine import delete
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from server.background.retention_clock import RetentionClock
     from server.logs.outages import Outages
     from server.storage.database import Database
 
@@ -40,8 +40,9 @@ PORTION_EVENTS: Final = 100
 class QuarantineRetention:
     """The task that deletes events which were refused longer ago than `retention_seconds`."""
 
-    def __init__(self, database: Database, retention_seconds: float, outages: Outages) -> None:
+    def __init__(self, database: Database, retention_seconds: float, clock: RetentionClock, outages: Outages) -> None:
         self._database = database
+        self._clock = clock
         self._retention_seconds = retention_seconds
         self._deleted = 0
         self._task = Recurring("quarantine", self._prune_all, outages, wait_seconds=SETTLING_SECONDS)
@@ -57,16 +58,18 @@ class QuarantineRetention:
     async def _prune_all(self) -> float:
         """Delete in all projects. Return the seconds after which to do so again."""
         work_for(SERVER)
+        if (now := await self._clock.now()) is None:
+            return LOOK_SECONDS
         projects = await self._database.read(quarantined_projects, brief=True)
         self._deleted = 0
-        await try_each_project(self._database, projects, int, self._prune)
+        await try_each_project(self._database, projects, int, partial(self._prune, now))
         if self._deleted:
             log.info("refused_events_pruned", count=self._deleted)
         return min(LOOK_SECONDS, self._retention_seconds)
 
-    async def _prune(self, project_pk: int) -> None:
+    async def _prune(self, now: int, project_pk: int) -> None:
         work_for(project_pk)
-        before = now_micros() - round(self._retention_seconds * 1_000_000)
+        before = now - round(self._retention_seconds * 1_000_000)
         while old := await self._old(project_pk, before):
             self._deleted += await write_paced(self._database, partial(_delete, project_pk, old))
 

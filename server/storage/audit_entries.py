@@ -108,6 +108,14 @@ def delete_entries(connection: Connection, before: int, limit: int) -> int:
     return connection.execute(audit_entry.delete().where(_entry.id.in_(oldest))).rowcount
 
 
+def latest_entry_before(connection: Connection, time: int) -> int:
+    """Return when the latest entry before a time was written, in microseconds; 0 if there is none."""
+    # The time in an ID is that of the system clock, which the other one does not follow when it is stepped.
+    earlier = (_entry.id < _id_at(time // 1_000)) & (_entry.occurred_at < time)
+    latest = sa.select(_entry.occurred_at).where(earlier).order_by(_entry.id.desc()).limit(1)
+    return int(connection.scalar(latest) or 0)
+
+
 @dataclass(frozen=True, slots=True)
 class EntriesOfPerson:
     """The ids of entries about a contact, and of those whose request ID has its address; `last` was examined last."""

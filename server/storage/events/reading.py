@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -87,6 +87,28 @@ def log_end(connection: Connection, project_pk: int) -> tuple[int, int]:
     query = sa.select(project_head.c.position, project_head.c.received_at)
     row = connection.execute(query.where(project_head.c.project_key == project_pk)).one_or_none()
     return (row.position, row.received_at) if row is not None else (0, 0)
+
+
+def latest_event_before(connection: Connection, since: int, before: int) -> int:
+    """Return when the latest event before a time was received, or any one from `since` on; 0 if there is none.
+
+    Only the projects that received events last are searched.
+    """
+    head = project_head.c
+    latest = sa.select(head.project_key, head.position, head.received_at)
+    found = 0
+    for row in connection.execute(latest.order_by(head.received_at.desc()).limit(_LATEST_PROJECTS)).all():
+        if found >= since:
+            break
+        if row.received_at < before:
+            return max(found, int(row.received_at))
+        older = event.c.position < position_at(connection, row.project_key, before)
+        received = sa.select(event.c.received_at).where(event.c.project_key == row.project_key, older)
+        found = max(found, int(connection.scalar(received.order_by(event.c.position.desc()).limit(1)) or 0))
+    return found
+
+
+_LATEST_PROJECTS: Final = 20
 
 
 def event_names(connection: Connection, project_pk: int, positions: Iterable[int]) -> dict[int, str]:
