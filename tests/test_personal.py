@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
+from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -340,6 +341,57 @@ async def test_what_was_personal_is_recalled_from_earlier_revisions_and_deleted_
         await caller.call(f"PATCH {place}", body({}))
         await caller.call(f"PATCH {place}", body({"name": "string", "age": "number"}))
         assert await personal_names(shop) == {"age"}, "an RPC takes a mark away"
+
+
+async def rolled_back(shop: Client, number: int) -> event_definitions_pb2.EventDefinition:
+    request = event_definitions_pb2.RollbackRevisionRequest(event_definition=ORDER, number=number)
+    return (await shop.definitions.RollbackRevision(request)).event_definition
+
+
+async def test_a_rollback_takes_no_mark_away(service: Service) -> None:
+    shop = await service.project()
+    await shop.define(schema=schema(order_total="number", name="string", age="number"))
+    marked = await shop.redefine(declared())
+    assert await rolled_back(shop, 1) == marked, "only marks differ"
+    await shop.redefine(schema(order_total="string"))
+    again = await rolled_back(shop, 1)
+    assert (again.revision, await personal_names(shop)) == (4, {"name", "age"})
+    await shop.redefine(schema(order_total="number", name="string", age="number"))
+    assert await personal_names(shop) == set(), "an RPC takes a mark away"
+    await shop.redefine(schema(order_total="string"))
+    await rolled_back(shop, 1)
+    assert await personal_names(shop) == set(), "the latest revision that declared it has no mark"
+    await rolled_back(shop, 2)
+    assert await personal_names(shop) == {"name", "age"}, "a restored mark counts"
+
+
+async def test_a_rollback_to_a_schema_that_keeps_undeclared_properties_masks_what_was_personal(
+    service: Service,
+) -> None:
+    shop = await service.project()
+    open_schema = event_definitions_pb2.Schema(unknown_properties=event_definitions_pb2.UNKNOWN_PROPERTIES_KEEP)
+    await shop.define(schema=open_schema)
+    await shop.redefine(declared())
+    await shop.redefine(schema(order_total="number"))
+    assert {each.name: each.type for each in (await rolled_back(shop, 1)).schema.properties} == {
+        "name": event_definitions_pb2.PROPERTY_TYPE_ANY,
+        "age": event_definitions_pb2.PROPERTY_TYPE_ANY,
+    }
+    assert await personal_names(shop) == {"name", "age"}
+
+
+@on_sqlite
+async def test_a_rollback_without_room_for_personal_properties_is_refused(service: Service) -> None:
+    shop = await service.project()
+    full = schema(**{f"p{number}": "string" for number in range(49)})
+    full.unknown_properties = event_definitions_pb2.UNKNOWN_PROPERTIES_KEEP
+    await shop.define(schema=full)
+    await shop.redefine(declared())
+    refused = await refusal(rolled_back(shop, 1))
+    assert (refused.code, refused.reason) == (StatusCode.INVALID_ARGUMENT, "INVALID_SCHEMA")
+    assert refused.violations == (("number", "TOO_MANY_PROPERTIES"),)
+    assert "Revision 1 cannot be restored" in refused.message
+    assert "51 properties; at most 50" in refused.message
 
 
 @on_sqlite

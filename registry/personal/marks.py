@@ -36,7 +36,7 @@ def needs_marks(new: Schema, known: Schema | None) -> bool:
 def keep_personal(new: Schema, known: Schema | None, earlier: Marks = MappingProxyType({})) -> Schema:
     """Return a new schema in which every property that a known schema declares as personal is personal.
 
-    For callers who replace a schema and cannot say what is personal. A property that loses its nested properties is
+    For callers who replace a schema and do not say what is personal. A property that loses its nested properties is
     personal if one of these was. A personal property that is no longer declared, where undeclared ones are kept, stays
     declared with any type: its values are recorded as before. A property that the known schema does not declare has
     its earlier mark. If undeclared properties are kept from now on, all that were personal earlier are declared.

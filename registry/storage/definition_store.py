@@ -18,6 +18,7 @@ from registry.compatibility.comparison import check_compatibility
 from registry.definitions.event_definitions import EventDefinition
 from registry.definitions.schema import (
     MAX_DESCRIPTION_LENGTH,
+    MAX_PROPERTIES,
     Compatibility,
     check_schema,
     same_schema,
@@ -30,16 +31,19 @@ from registry.errors import (
     DefinitionNotFound,
     IncompatibleSchema,
     InvalidDescription,
+    InvalidSchema,
     TooManyDefinitions,
     TooManyRevisions,
+    Violation,
 )
 from registry.etags import check_etag
 from registry.names import check_event_name
+from registry.personal.marks import count_properties, keep_personal, needs_marks
 from registry.sql.name_search import name_contains
 from registry.sql.page_sizes import read_page
 from registry.sql.text_columns import as_text, text_of
 from registry.sql.unreadable_rows import load_word
-from registry.storage.revision_store import LATEST, get_revision, insert_revision, list_revisions
+from registry.storage.revision_store import LATEST, earlier_marks, get_revision, insert_revision, list_revisions
 from registry.storage.tables import event_definition, event_definition_revision
 from registry.suggestions import Suggestions
 
@@ -177,14 +181,23 @@ def rollback_revision(
 ) -> tuple[EventDefinition, EventDefinition]:
     """Create a revision with the schema of an old one, unless the latest revision has that schema.
 
-    Return the definition before and after.
+    What is personal stays so: whoever restores an old schema does not say that it no longer is. Return the definition
+    before and after.
 
-    Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and
+    Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, InvalidSchema, IncompatibleSchema and
     TooManyRevisions.
     """
     current = _live_definition(conn, project_id, name_or_id, etag)
     schema = get_revision(conn, current.id, number).schema
-    return current, _change(conn, current, DefinitionChanges(schema=schema), now)
+    earlier = earlier_marks(conn, project_id, current.name) if needs_marks(schema, current.schema) else {}
+    kept = keep_personal(schema, current.schema, earlier)
+    if (count := count_properties(kept)) > MAX_PROPERTIES:
+        message = (
+            f"Revision {number} cannot be restored: with the personal properties that stay declared, the schema would "
+            f"have {count} properties; at most {MAX_PROPERTIES} are allowed"
+        )
+        raise InvalidSchema((Violation("number", "TOO_MANY_PROPERTIES", message),))
+    return current, _change(conn, current, DefinitionChanges(schema=kept), now)
 
 
 def incompatibilities(

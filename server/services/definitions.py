@@ -120,10 +120,10 @@ class Definitions:
         validate_only: bool,
         force: bool,
     ) -> EventDefinition:
-        """Create a revision with the schema of an old one, unless the latest has it.
+        """Create a revision with the schema of an old one, unless the latest has it. What is personal stays so.
 
-        Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, IncompatibleSchema and, without
-        force, ConditionsBroken.
+        Raise DefinitionNotFound, DefinitionDeleted, EtagMismatch, RevisionNotFound, InvalidSchema, IncompatibleSchema,
+        TooManyRevisions and, without force, ConditionsBroken.
         """
         return await self._update(
             caller,

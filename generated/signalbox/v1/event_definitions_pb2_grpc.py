@@ -201,8 +201,13 @@ class EventDefinitionsServicer:
         """Creates a new revision with the schema of an earlier one. If the latest revision already has that schema, nothing
         changes.
 
-        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INCOMPATIBLE_SCHEMA,
-        CONDITIONS_BROKEN, MAX_REVISIONS_REACHED.
+        What is personal stays so: a property that the latest revision declares as personal is personal in the new one too.
+        One that only the restored schema declares is also personal if the latest revision that declared it says so. If the
+        restored schema keeps undeclared properties, a personal one that it does not declare stays declared with the type
+        PROPERTY_TYPE_ANY. UpdateEventDefinition takes a mark away.
+
+        Errors: DEFINITION_NOT_FOUND, DEFINITION_DELETED, REVISION_NOT_FOUND, ETAG_MISMATCH, INVALID_SCHEMA,
+        INCOMPATIBLE_SCHEMA, CONDITIONS_BROKEN, MAX_REVISIONS_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

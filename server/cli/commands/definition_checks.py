@@ -123,7 +123,10 @@ async def dependents(session: Session, name_or_id: str) -> None:
 async def rollback(
     session: Session, name_or_id: str, revision: int, etag: str, validate_only: bool, force: bool
 ) -> None:
-    """Restore the schema of an earlier revision, as a new revision unless the latest one equals it."""
+    """Restore the schema of an earlier revision, as a new revision unless the latest one equals it.
+
+    Properties that are personal stay personal; `update` takes a mark away.
+    """
     request = pb.RollbackRevisionRequest(
         event_definition=name_or_id, number=revision, etag=etag, validate_only=validate_only, force=force
     )
