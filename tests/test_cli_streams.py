@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,13 +16,23 @@ from server.cli.client.event_lines import batches, read_event
 from server.cli.definitions.cases import read_cases, run_case
 from server.cli.main import MAX_MESSAGE, run
 from server.cli.output.streams import prepare_streams
-from tests.support.command_line import ENVIRONMENT, PROGRAM
+from tests.support.command_line import ENVIRONMENT, PROGRAM, empty_database, serving
+from tests.support.messages import ADA, ORDER
+from tests.support.postgres import free_port
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    from tests.support.command_line import Server
 
 KEY = ("--key", "sb_nobody", "--server", "127.0.0.1:1")
 NO_TEXT = os.fsdecode(b"\xff")
+
+
+@pytest.fixture(scope="module")
+def signalbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("cli")) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +112,42 @@ async def test_json_lines_from_a_closed_standard_input_are_refused_in_the_same_w
     prepare_streams()
     with pytest.raises(OSError, match="standard input is closed"):
         await anext(batches(sys.stdin.buffer, 10))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--help", "--version", "event list", "event export", "definition test -f cases.yaml --junit -"],
+)
+def test_a_closed_standard_output_is_reported(signalbox: Server, arguments: str) -> None:
+    (signalbox.folder / "definitions.yaml").write_text("definitions: {a: {}}")
+    (signalbox.folder / "cases.yaml").write_text("{definitions: definitions.yaml, cases: [{event: a}]}")
+    signalbox("event", "send", ORDER, "--email", ADA, "--properties", '{"order_total": 1}')
+    command = f"cd {signalbox.folder}; $signalbox {arguments}"
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert shell(command, **signalbox.variables, **paths)[0] == 0
+    for closed in (">&-", "<&- >&-"):
+        code, out, err = shell(f"{command} {closed}", **signalbox.variables, **paths)
+        assert (code, out, err.splitlines()[-1]) == (1, "", "error: standard output is closed")
+
+
+def test_a_closed_standard_error_loses_only_its_lines(signalbox: Server) -> None:
+    assert shell("$signalbox event list --nonsense 2>&-") == (2, "", "")
+    assert shell("$signalbox event list --event none --json 2>&-", **signalbox.variables) == (0, "[]\n", "")
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", "> /dev/full 2> /dev/full"])
+def test_a_server_serves_without_streams_and_no_file_takes_their_numbers(tmp_path: Path, streams: str) -> None:
+    if "full" in streams and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    shutil.copy(empty_database(), tmp_path)
+    address, database = f"127.0.0.1:{free_port()}", f"sqlite:///{tmp_path}/signalbox.db"
+    serve = f"$signalbox serve --dev --grpc {address} --http 127.0.0.1:0 --database {database} {streams}"
+    check = f"for _ in $(seq 50); do $signalbox check --server {address} 2> /dev/null && break; done"
+    numbers = "for number in 0 1 2; do readlink /proc/$server/fd/$number; done"
+    code, out, _ = shell(f"{serve} & server=$!; {check}; {numbers}; kill $server; wait $server")
+    assert code == 0
+    assert address in out
+    assert str(tmp_path) not in out
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")  # noqa: PTH110 - no path of ours

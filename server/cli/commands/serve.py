@@ -26,6 +26,7 @@ from server.cli.arguments.value_parsers import (
     secret,
 )
 from server.cli.errors import INTERRUPTED, Failure
+from server.cli.output.streams import announce
 from server.cli.program import neighbour, program
 from server.logs import structlog
 from server.logs.output import LEVELS, configure_logs
@@ -298,11 +299,11 @@ async def _serve(settings: Settings) -> None:
         memory.start()
         stack.push_async_callback(memory.close)
         metrics = f" metrics={server.metrics_address}" if server.metrics_address else ""
-        click.echo(f"signalbox ready grpc={server.grpc_address} http={server.http_address}{metrics}")
+        announce(f"signalbox ready grpc={server.grpc_address} http={server.http_address}{metrics}")
         if server.demo is not None:
             from server.cli.output.demo_commands import demo_commands
 
-            click.echo(demo_commands(program(), neighbour("buf"), server))
+            announce(demo_commands(program(), neighbour("buf"), server))
         if await stop is signal.SIGTERM and not settings.demo:
             await server.leave()
             await asyncio.sleep(settings.drain_seconds)
