@@ -226,7 +226,7 @@ class Batch:
         return self.done.done() or self.whole.done.done()
 
     def succeeded(self) -> bool:
-        """Return whether it was decided, and its caller told so."""
+        """Return whether it was decided, and its caller has the result."""
         return self.done.done() and not self.done.cancelled() and self.done.exception() is None
 
     def resolve(self, error: Exception | None = None) -> None:

@@ -218,10 +218,10 @@ class GroupCommit:
         _resolve(self._running, StorageUnavailable())
 
     def when_decided(self, batch: Batch, then: Callable[[], object]) -> None:
-        """Call a function once nothing more of a batch can be stored whose `done` is resolved or cancelled.
+        """Call a function once a batch whose `done` is resolved or cancelled can no longer be stored.
 
-        That is now, unless a commit with the batch is in progress: its caller may have left meanwhile, or been answered
-        because it is late.
+        This is at once, unless a commit with the batch is in progress, whose caller has left or was answered because
+        the commit is late.
         """
         if self._undecided is None:
             self._undecided = {each.whole: [] for each in self._group}
@@ -420,7 +420,7 @@ def _resolve(batches: Sequence[Batch], error: Exception | None = None) -> None:
 
 
 def _undo(batches: Iterable[Batch]) -> None:
-    """Remove what a transaction that failed has decided: nothing of it is stored, as far as is known."""
+    """Reset the decisions of a failed transaction: as far as is known, nothing of it is stored."""
     for batch in batches:
         for draft in batch.drafts:
             draft.event, draft.matches, draft.duplicate = None, (), False

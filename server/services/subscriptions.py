@@ -305,7 +305,7 @@ class Subscriptions:
         work: Callable[[Connection, AuditRecorder], SubscriptionStatus],
         push_of: Callable[[SubscriptionStatus], Push | None] = lambda status: status.push,
     ) -> SubscriptionStatus:
-        """Change a subscription, wake its dispatcher, and push it as the change says before that is answered."""
+        """Change a subscription; before the response, apply the settings of its push and wake its dispatcher."""
 
         def apply(status: SubscriptionStatus) -> int:
             self._pushes.apply(status.subscription.key, push_of(status))

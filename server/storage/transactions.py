@@ -53,9 +53,8 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
 async def applied(write: Awaitable[T], apply: Callable[[T], object]) -> T:
     """Await a transaction and apply its result to what the server has in memory. Return the result.
 
-    A running transaction cannot be stopped, so both are one piece of work, which a cancelled caller does not cut apart.
-    Without that, a change whose caller left while it was committed would have no effect before the next start. Whoever
-    gets the result finds it applied.
+    A running transaction cannot be stopped, so its result is applied even if the caller is cancelled meanwhile.
+    Otherwise such a change would have no effect before the next start. It is applied before this returns.
     """
 
     async def write_and_apply() -> T:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PushSettings:
-    """Checks and tries the settings of pushes. `apply` pushes a subscription by its new ones, or no longer by any."""
+    """Checks and tries the settings of pushes. `apply` is `Pushers.apply`, called for each change of them."""
 
     def __init__(self, tools: PushTools, apply: Callable[[int, Push | None], None]) -> None:
         self.apply = apply

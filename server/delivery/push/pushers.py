@@ -95,7 +95,7 @@ class Pushers:
         self._saving.start()
 
     def apply(self, key: int, push: Push | None) -> None:
-        """Push a subscription in this way from now on, if at all: nothing more is sent by its settings from before."""
+        """Apply the new settings of a push, None if there are none: no further request is sent with the old ones."""
         self._applied.add(key)
         session = self._sessions.get(key)
         if session is None and push is None:
@@ -147,7 +147,7 @@ class Pushers:
 
     async def _refresh(self) -> None:
         began = asyncio.get_running_loop().time()
-        # What is read from here on may be older than what is applied meanwhile: that is begun by the next refresh.
+        # A push that is applied during the reads below may be newer than they are, so the next refresh begins it.
         self._applied.clear()
         self._deleted_projects.clear()
         active = await self._database.read(active_pushes, brief=True)

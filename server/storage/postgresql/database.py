@@ -230,7 +230,7 @@ class PostgresDatabase:
             raise (StorageUnavailable() if committing else _ConnectionLost()) from error
 
     async def _run_in_session(self, engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
-        """Run work in one transaction of a session. Close it if it has limits that the work exceeded, or was left."""
+        """Run work in one transaction of a session, and close the session if it must not be used again."""
         pool = engine.pool
         async with engine.connect() as connection:
             try:
@@ -245,7 +245,7 @@ class PostgresDatabase:
                     await connection.invalidate()
 
     async def _failure(self, error: DBAPIError, *, committing: bool) -> Exception:
-        """Return what an error of the driver means, after sessions that are of no more use are closed."""
+        """Close the sessions that an error of the driver makes useless. Return the error to raise."""
         failure = storage_error(error)
         match failure:
             case StorageUnavailable():
