@@ -43,8 +43,8 @@ MAX_WAITING_CALLS: Final = 8_000
 to serve it, and a client without patience sends it again at once: a flood that waits is cheaper for everybody."""
 
 WAITING_SECONDS: Final = 10.0
-"""As long as requests of REST wait for their turn. Of 2,000 calls in flight of one project, 320 a second are refused after
-two seconds, and 17 after ten, for a quarter less of the processor."""
+"""As long as requests of REST wait for their turn. With 2,000 calls of one project in flight, 320 a second are refused
+after two seconds and 17 after ten, which takes a quarter less of the processor."""
 
 MAX_STREAMS: Final = 2_000
 """Open streams. Each takes 100 KB, and one tick of the loop for its heartbeat."""
