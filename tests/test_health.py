@@ -31,6 +31,10 @@ from server.storage.health import (
     TICK_SECONDS,
     StorageHealth,
 )
+from signalbox.v1.automations_pb2 import AwaitEventRequest, PauseAutomationRequest
+from signalbox.v1.contacts_pb2 import UpsertContactRequest
+from signalbox.v1.match_stream_pb2 import AcknowledgeMatchesRequest
+from signalbox.v1.projects_pb2 import DIALECT_RESEND
 from tests.support.clusters import created, health, states_of, url_of
 from tests.support.messages import event
 from tests.support.postgres import find_binaries, running_cluster
@@ -281,7 +285,9 @@ async def test_a_frozen_postgresql_is_reported_within_seconds(tmp_path: Any) -> 
     with running_cluster(binaries) as cluster:
         async with serving(url_of(cluster, database=await created(cluster))) as service:
             shop = await service.shop()
+            secret = await service.secret(shop.project, DIALECT_RESEND)
             await shop.send()
+            await service.http.get("/contacts", headers={"authorization": f"Bearer {secret}"})
             cluster.freeze()
             try:
                 begun = time.monotonic()
@@ -292,12 +298,27 @@ async def test_a_frozen_postgresql_is_reported_within_seconds(tmp_path: Any) -> 
                 assert "Nothing of this request was stored" in late.message
                 assert (await service.http.get("/readyz")).json() == {"status": "database not responding"}
                 assert not await health(service, "signalbox.v1.EventIngest")
+                await check_writes_are_refused_at_once(service, shop, secret)
             finally:
                 cluster.thaw()
             async with reached(service, "ready", 20):
                 pass
             await shop.send(event(key="k"))
             assert len(await shop.positions()) == 2
+
+
+async def check_writes_are_refused_at_once(service: Service, shop: Client, secret: str) -> None:
+    begun = time.monotonic()
+    calls: list[Any] = [
+        shop.contacts.UpsertContact(UpsertContactRequest(email="a@example.com")),
+        shop.automations.PauseAutomation(PauseAutomationRequest(id="x")),
+        shop.automations.AwaitEvent(AwaitEventRequest(run_id="x")),
+        shop.matches.AcknowledgeMatches(AcknowledgeMatchesRequest(subscription="x")),
+    ]
+    assert [(await refusal(call)).reason for call in calls] == ["STORAGE_LATE"] * len(calls)
+    rest = await service.http.post("/contacts", json={}, headers={"authorization": f"Bearer {secret}"})
+    assert (rest.status_code, rest.headers["retry-after"]) == (503, "1")
+    assert time.monotonic() - begun < 1.0
 
 
 async def heard(shop: Client) -> Any:

@@ -69,7 +69,7 @@ async def serving(
     _watch(metrics, storage.database, health, calls)
     statistics = Statistics(storage.database, metrics, storage.outages)
     system = SystemPages(health, metrics, calls.leaving, DIALECTS, rpc_paths, statistics.refresh)
-    rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls), tracer)
+    rpcs = Calls(access, calls, metrics, loop_time, CallLog(settings.log_calls), tracer, health.check_open)
     bridge = Bridge(
         access,
         Services(
@@ -82,6 +82,7 @@ async def serving(
         call_log=CallLog(settings.log_calls),
         tracer=tracer,
     )
+    bridge.check_writable = health.check_open
     connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
     http_server = _http_server(settings, metrics, PathRouter([connect], bridge, Cors(settings.cors_origins)))
     grpc_server = GrpcServer(rpcs, servicers)

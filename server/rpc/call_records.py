@@ -50,6 +50,7 @@ class MethodRecord:
         self.waits = method.waits
         self._name = method.name
         self._changes = method.changes
+        self.writes = method.writes
         self._slow_seconds = 0.0 if method.changes else inf if method.waits else SLOW_SECONDS
         self._records = records
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from server.auth.access import Access
     from server.auth.caller import Caller
+    from server.rpc.call_records import MethodRecord
     from server.rpc.callers import WatchedCall
     from server.rpc.method import Method, RequestParser
     from server.rpc.open_calls import OpenCalls
@@ -67,7 +68,10 @@ class Calls:
         loop_time: LoopTime | None = None,
         call_log: CallLog | None = None,
         tracer: Tracer | None = None,
+        check_writable: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check_writable` raises the error of calls that write, while the database confirms nothing."""
+        self._check_writable = check_writable
         self.open_calls = open_calls
         self.metrics = metrics or Metrics()
         self.loop_time = loop_time or LoopTime()
@@ -102,7 +106,7 @@ class Calls:
             self.open_calls.check_open()
             credentials = transport.credentials()
             caller = self._access.recognized(*credentials) or await self._access.authenticate(*credentials)
-            caller.authorize(method.scope)
+            self._authorize(caller, method, record)
             if not limits.calls.take(caller.project_pk):
                 await limits.enter_call(caller.project_pk)
             counted = caller.project_pk
@@ -137,6 +141,12 @@ class Calls:
                 limits.leave_call(transport, counted)
             self.open_calls.leave(task)
             record.ended(code, reason, perf_counter() - began, span, size, response)
+
+    def _authorize(self, caller: Caller, method: Method, record: MethodRecord) -> None:
+        """Raise AccessError if the caller may not call a method, StorageLate if nobody can now."""
+        caller.authorize(method.scope)
+        if record.writes:
+            self._check_writable()
 
     async def _receive(
         self, caller: Caller, transport: Transport, task: asyncio.Task[Any], method: Method, began: float

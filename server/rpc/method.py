@@ -53,6 +53,12 @@ class Method:
         return effect == options_pb2.EFFECT_AUDITED
 
     @property
+    def writes(self) -> bool:
+        """Whether a call with one response changes the database, and does not wait for others to change it."""
+        effect: int = self.descriptor.GetOptions().Extensions[options_pb2.effect]
+        return effect != options_pb2.EFFECT_READS and not self.waits
+
+    @property
     def waits(self) -> bool:
         """Whether a call may wait as long as its caller asked it to."""
         return self.streams or "wait" in self.descriptor.input_type.fields_by_name
