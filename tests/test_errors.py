@@ -25,6 +25,7 @@ from server.errors import InternalError, InvalidArgument, ProjectNotFound, Queue
 from server.http.errors import HttpError
 from server.model import Rules
 from server.rpc.calls import Calls
+from server.rpc.messages import enums
 from server.rpc.messages.deliveries import read_settlement
 from server.rpc.messages.enums import DIRECTION
 from server.rpc.open_calls import OpenCalls
@@ -567,5 +568,21 @@ def test_a_missing_message_and_a_message_out_of_place_are_told_apart() -> None:
 
 @pytest.mark.parametrize(("number", "fault"), [(0, "rule is missing"), (99, "rule has the unknown value 99")])
 def test_a_missing_enum_value_and_an_unknown_one_are_told_apart(number: int, fault: str) -> None:
-    with pytest.raises(InvalidArgument, match=f"^{fault}; it must be one of "):
+    with pytest.raises(InvalidArgument, match=f"^{fault}; it must be one of DIRECTION_BACKWARD, DIRECTION_FORWARD$"):
         DIRECTION.read(number, "rule")
+
+
+ENUMS = {name: found for name, found in vars(enums).items() if isinstance(found, enums.EnumMap)}
+
+
+@pytest.mark.parametrize("name", ENUMS)
+def test_an_unknown_enum_value_is_refused_with_the_constants_of_the_contract(name: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        ENUMS[name].read(99, "field")
+    constants = refused.value.message.partition("one of ")[2].split(", ")
+    accepted = {member: ENUMS[name].write(member) for member in ENUMS[name].members()}
+    assert [constant.rpartition("_")[2] for constant in constants] == [
+        member.name.rpartition("_")[2] for member in accepted
+    ]
+    contract = "".join(path.read_text(encoding="utf-8") for path in PROTOS.glob("*.proto"))
+    assert set(constants) <= set(re.findall(r"^ +([A-Z][A-Z0-9_]+) = [0-9]+", contract, re.MULTILINE))

@@ -44,8 +44,8 @@ class EnumMap(Generic[E]):
     def __init__(
         self, wire: Any, prefix: str, members: type[E], default: E | None = None, unreadable: E | None = None
     ) -> None:
-        self._names = [name.removeprefix(prefix).lower() for name in wire.keys()[1:]]
         self._members = {wire.Value(f"{prefix}{each.name}"): each for each in members if each is not unreadable}
+        self._constants = [wire.Name(number) for number in sorted(self._members)]
         self._numbers = {member: number for number, member in self._members.items()}
         if unreadable is not None:
             self._numbers[unreadable] = 0
@@ -56,7 +56,7 @@ class EnumMap(Generic[E]):
         member = self._members.get(number, self._default if number == 0 else None)
         if member is None:
             shown = "is missing" if number == 0 else f"has the unknown value {number}"
-            message = f"{path} {shown}; it must be one of {', '.join(self._names)}"
+            message = f"{path} {shown}; it must be one of {', '.join(self._constants)}"
             raise InvalidArgument.at(path, "INVALID_ENUM_VALUE", message)
         return member
 
