@@ -201,6 +201,22 @@ def test_the_admin_key_of_another_database_is_distinguished_from_a_revoked_key(
         (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a":' * 2000), "not JSON"),
         (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": 1%s}' % ("0" * 400)), "beyond the range"),
         (("event", "send", "x", "--email", "a@b.c", "--properties", '{"a": "\\ud800"}'), "surrogate"),
+        (
+            ("event", "send", "x", "--email", "a@b.c", "--properties", '{"a":1,"a":2}'),
+            '"a" is given twice in one object',
+        ),
+        (
+            ("event", "send", "x", "--email", "a@b.c", "--properties", '{"o":[{"a":1,"\\u0061":2}]}'),
+            '"a" is given twice',
+        ),
+        (("contact", "upsert", ADA, "--properties", '{"a":{"b":1,"b":1}}'), '"b" is given twice in one object'),
+        (("automation", "create", "x", "--event", "y", "--attributes", '{"a":1,"a":2}'), '"a" is given twice in one'),
+        (("automation", "create", "x", "--event", "y", "--label", "a=1", "--label", "a=2"), 'label "a" is given twice'),
+        (("match", "watch", "--label", "a=1", "--label", "a=2"), 'label "a" is given twice'),
+        (
+            ("definition", "update", "x", "--property", "a:string", "--property", "a:date"),
+            'property "a" is given twice',
+        ),
         (("event", "send", "x"), "Give --email or --contact-id"),
         (("event", "send"), "Missing argument 'NAME'"),
         (("event", "send", "--from", "/no/such/file"), "No such file"),

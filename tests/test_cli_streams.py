@@ -183,6 +183,8 @@ async def test_a_byte_order_mark_before_json_lines_is_skipped_and_one_in_a_later
     [
         ('{"email":5}', "email must be a string or null; got a number"),
         ("[]", "The line must be an object; got an array"),
+        ('{"email":"a@b.de","email":"c@d.de"}', 'the name "email" is given twice in one object'),
+        ('{"email":"a@b.de","properties":{"o":{"a":1,"a":1}}}', 'the name "a" is given twice in one object'),
         ('{"emial":"a@b.de"}', "emial is not a field of the line; did you mean email?"),
         (
             '{"foo":1}',

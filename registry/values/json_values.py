@@ -239,6 +239,24 @@ def read_json(text: str) -> JSON:
     return value
 
 
+def repeated_name(text: str) -> str | None:
+    """Return a name that an object in a JSON text has twice, None if there is none: decoders take its last value.
+
+    Raise ValueError for text that is not JSON, RecursionError for text that is nested too deep.
+    """
+    repeated: list[str] = []
+
+    def check(members: list[tuple[str, Any]]) -> None:
+        seen: set[str] = set()
+        for name, _ in members:
+            if name in seen:
+                repeated.append(name)
+            seen.add(name)
+
+    _read(text, check)
+    return repeated[0] if repeated else None
+
+
 def json_violation(content: bytes) -> Violation | None:
     """Return the violation for which a decoder rejected a JSON text.
 

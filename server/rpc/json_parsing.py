@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from codecs import BOM_UTF8
 from collections import deque
@@ -13,7 +12,7 @@ import msgspec
 from google.protobuf.message_factory import GetMessageClass
 
 from registry.values.decoder_messages import syntax_problem
-from registry.values.json_values import json_violation
+from registry.values.json_values import json_violation, repeated_name
 from server.errors import InvalidArgument, MalformedRequest
 from server.rpc.json_reading import MAX_DEPTH, MAX_SHOWN, message_reader, read_struct, too_deep
 from server.rpc.payload_bounds import LEAST_BYTES, name_counts, stand_in_for_many, too_many_values
@@ -126,12 +125,5 @@ def _explained(data: bytes, unreadable: _Unreadable) -> InvalidArgument | Malfor
 
 def _check_names(data: bytes) -> None:
     """Raise MalformedRequest if an object has a name twice, which the decoder passes over."""
-
-    def check(members: list[tuple[str, Any]]) -> None:
-        seen: set[str] = set()
-        for name, _ in members:
-            if name in seen:
-                raise MalformedRequest(f"The JSON has the name {cut(name, MAX_SHOWN)} twice in one object")
-            seen.add(name)
-
-    json.loads(data, object_pairs_hook=check)
+    if (name := repeated_name(data.removeprefix(BOM_UTF8).decode())) is not None:
+        raise MalformedRequest(f"The JSON has the name {cut(name, MAX_SHOWN)} twice in one object")

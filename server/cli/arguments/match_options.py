@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from server.cli.arguments.message_parsers import instant, label
+from server.cli.arguments.label_option import label_option
+from server.cli.arguments.message_parsers import instant
 from server.cli.arguments.options import option
 from server.cli.arguments.value_parsers import automation_id
 from signalbox.v1 import match_stream_pb2 as pb
@@ -25,14 +26,7 @@ _FILTER_OPTIONS = (
         multiple=True,
         help="Only matches of this automation. (repeatable)",
     ),
-    option(
-        "--label",
-        "labels",
-        type=label,
-        metavar="KEY=VALUE",
-        multiple=True,
-        help="Only matches of automations with this label. (repeatable)",
-    ),
+    label_option("Only matches of automations with this label."),
 )
 
 

@@ -12,11 +12,12 @@ from google.protobuf.json_format import Parse, ParseError
 from google.protobuf.struct_pb2 import Struct
 
 from registry.times.timestamps import parse_rfc3339
-from registry.values.json_values import EVENT_BUDGET, json_violation, payload_violation, read_json
+from registry.values.json_values import EVENT_BUDGET, json_violation, payload_violation, read_json, repeated_name
 from server.cli.arguments.enums import PROPERTY_TYPE
 from server.cli.arguments.value_parsers import retention, seconds
 from server.rpc.messages.structs import write_struct
 from server.rpc.messages.times import timestamp
+from server.status import cut
 from signalbox.v1 import event_definitions_pb2 as pb
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from typing import IO
 
     from google.protobuf.timestamp_pb2 import Timestamp
+
+MAX_SHOWN_NAME = 100
+"""The most characters of a name from a JSON text that a message quotes."""
 
 _FRACTION = re.compile(r"[0-9]{1,10}\.[0-9]{1,6}s")
 """Seconds as an RPC may set them, and as `period` of `server.cli.output.tables` writes them."""
@@ -94,9 +98,11 @@ def _json_object(text: str, root: str) -> Struct:
         struct = to_struct(value, root)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    # Of a name that is given twice, the server looks at both values as well.
+    # A value that cannot be stored is refused even if a later one of its name would count.
     if fault := json_violation(text.encode("utf-8", "surrogatepass")):
         raise click.BadParameter(fault.message)
+    if (name := repeated_name(text)) is not None:
+        raise click.BadParameter(f'the name "{cut(name, MAX_SHOWN_NAME)}" is given twice in one object')
     return struct
 
 

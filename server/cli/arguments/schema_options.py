@@ -30,6 +30,16 @@ schema_file_option = option(
 
 remove_option = option("--remove", "removed", metavar="NAME", multiple=True, help="A property to remove. (repeatable)")
 
+
+def _each_once(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[pb.Property, ...]
+) -> tuple[pb.Property, ...]:
+    names = [property_.name for property_ in given]
+    if repeated := next((name for name in names if names.count(name) > 1), None):
+        raise click.BadParameter(f'the property "{repeated}" is given twice; give each property once')
+    return given
+
+
 _OPTIONS = (
     option(
         "--property",
@@ -37,6 +47,7 @@ _OPTIONS = (
         type=property_of,
         metavar="NAME:TYPE",
         multiple=True,
+        callback=_each_once,
         help="A property, such as order_total:number, or order_total:number! if it is required, or "
         "tags:array<string>. What it cannot state of a present property, such as its description, stays. (repeatable)",
     ),

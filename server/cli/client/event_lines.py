@@ -13,9 +13,10 @@ import msgspec
 from registry.suggestions import Suggestions
 from registry.times.timestamps import parse_rfc3339
 from registry.values.decoder_messages import shape_violation, syntax_problem
-from registry.values.json_values import json_violation
-from server.cli.arguments.message_parsers import to_struct
+from registry.values.json_values import json_violation, repeated_name
+from server.cli.arguments.message_parsers import MAX_SHOWN_NAME, to_struct
 from server.rpc.messages.times import timestamp
+from server.status import cut
 from signalbox.v1 import event_ingest_pb2 as pb
 
 if TYPE_CHECKING:
@@ -70,6 +71,12 @@ def read_event(line: bytes, default_name: str) -> pb.EventInput:
     )
     if stated.contact_id:
         event.contact_id = stated.contact_id
+    try:
+        repeated = repeated_name(line.decode())
+    except RecursionError:
+        raise ValueError("the JSON is nested too deep") from None
+    if repeated is not None:
+        raise ValueError(f'the name "{cut(repeated, MAX_SHOWN_NAME)}" is given twice in one object')
     return event
 
 

@@ -9,8 +9,8 @@ import click
 
 from server.cli.arguments.confirmation import confirmed
 from server.cli.arguments.enums import AUTOMATION_STATE, ENTRY_RULE, enum_option
+from server.cli.arguments.label_option import label_option
 from server.cli.arguments.message_parsers import attributes as json_object
-from server.cli.arguments.message_parsers import label
 from server.cli.arguments.options import etag_option, limit_option, option
 from server.cli.client.pagination import list_all
 from server.cli.client.session import client_command
@@ -23,7 +23,7 @@ from signalbox.v1 import automations_pb2 as pb
 from signalbox.v1 import event_definitions_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from google.protobuf.struct_pb2 import Struct
 
@@ -53,16 +53,16 @@ automation.add_command(explain)
     "--condition", metavar="TEXT", default="", help="Condition that an event must meet; by default every event matches."
 )
 @enum_option("--entry", ENTRY_RULE, default="every-time", help="How often a contact may enter the automation.")
-@option("--label", "labels", type=label, metavar="KEY=VALUE", multiple=True, help="A label. (repeatable)")
+@label_option("A label.")
 @_attributes_option
 @option("--activate", is_flag=True, help="Activate it: events are matched from now on.")
 @client_command
 async def create(
-    session: Session, /, entry: pb.EntryRule.ValueType, labels: Iterable[tuple[str, str]], activate: bool, **stated: Any
+    session: Session, /, entry: pb.EntryRule.ValueType, labels: Mapping[str, str], activate: bool, **stated: Any
 ) -> None:
     """Create an automation. Without --activate it is a draft."""
     state = pb.AUTOMATION_STATE_ACTIVE if activate else pb.AUTOMATION_STATE_DRAFT
-    new = pb.Automation(state=state, entry_rule=entry, labels=dict(labels), **stated)
+    new = pb.Automation(state=state, entry_rule=entry, labels=labels, **stated)
     request = pb.CreateAutomationRequest(automation=new)
     await _show_and_warn(session, (await session.call(session.automations.CreateAutomation, request)).automation)
 
@@ -70,22 +70,15 @@ async def create(
 @automation.command("list")
 @option("--event", "event_name", metavar="EVENT", default="", help="Only automations of this event.")
 @enum_option("--state", AUTOMATION_STATE, help="Only automations in this state.")
-@option(
-    "--label",
-    "labels",
-    type=label,
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Only automations with this label. (repeatable)",
-)
+@label_option("Only automations with this label.")
 @option("--search", metavar="TEXT", default="", help="Only automations whose name contains this text, ignoring case.")
 @limit_option("automations")
 @client_command
-async def list_(session: Session, /, labels: Iterable[tuple[str, str]], limit: int, **filters: Any) -> None:
+async def list_(session: Session, /, labels: Mapping[str, str], limit: int, **filters: Any) -> None:
     """List automations, newest first."""
     automations = await list_all(
         partial(session.call, session.automations.ListAutomations),
-        pb.ListAutomationsRequest(labels=dict(labels), **filters),
+        pb.ListAutomationsRequest(labels=labels, **filters),
         lambda response: response.automations,
         limit,
     )
@@ -108,14 +101,7 @@ async def show(session: Session, automation_id: str) -> None:
 @option("--event", "event_name", metavar="EVENT", help="New name of the events that trigger it.")
 @option("--condition", metavar="TEXT", help="New condition; an empty one matches every event.")
 @enum_option("--entry", ENTRY_RULE, help="How often a contact may enter the automation.")
-@option(
-    "--label",
-    "labels",
-    type=label,
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="A label to set; KEY= removes it. (repeatable)",
-)
+@label_option("A label to set; KEY= removes it.")
 @_attributes_option
 @etag_option
 @client_command
@@ -124,13 +110,13 @@ async def update(
     /,
     automation_id: str,
     entry: pb.EntryRule.ValueType,
-    labels: Iterable[tuple[str, str]],
+    labels: Mapping[str, str],
     attributes: Struct | None,
     **changes: Any,
 ) -> None:
     """Update an automation. Options that are not given change nothing."""
     request = pb.UpdateAutomationRequest(
-        id=automation_id, entry_rule=entry, labels=dict(labels), attributes=attributes, **changes
+        id=automation_id, entry_rule=entry, labels=labels, attributes=attributes, **changes
     )
     await _show_and_warn(session, (await session.call(session.automations.UpdateAutomation, request)).automation)
 

@@ -19,7 +19,7 @@ from server.cli.output.tables import print_json_line, printable, to_plain
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from server.cli.client.session import Session
     from signalbox.v1 import match_pb2
@@ -48,7 +48,7 @@ async def watch(
     start: pb.StartPoint | None,
     cursor: str | None,
     automation_ids: Sequence[str],
-    labels: Sequence[tuple[str, str]],
+    labels: Mapping[str, str],
     event_names: Sequence[str],
     limit: int | None,
 ) -> None:
@@ -60,7 +60,7 @@ async def watch(
         raise click.UsageError("Give --from or --cursor, not both.")
     request = pb.WatchMatchesRequest(
         start=start if cursor is None else pb.StartPoint(cursor=cursor),
-        filter=pb.MatchFilter(automation_ids=automation_ids, labels=dict(labels), event_names=event_names),
+        filter=pb.MatchFilter(automation_ids=automation_ids, labels=labels, event_names=event_names),
     )
     async for response in watch_matches(session, request, limit):
         *others, last = response.matches

@@ -24,7 +24,7 @@ from server.cli.output.views import show_list, show_one
 from signalbox.v1 import match_stream_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from google.protobuf.duration_pb2 import Duration
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -88,7 +88,7 @@ async def create(
     /,
     event_names: Sequence[str],
     automation_ids: Sequence[str],
-    labels: Iterable[tuple[str, str]],
+    labels: Mapping[str, str],
     first_delay: Duration | None,
     longest_delay: Duration | None,
     start: pb.StartPoint | None,
@@ -97,7 +97,7 @@ async def create(
     """Create a subscription. With --push the server pushes its matches; else consumers connect."""
     new = pb.Subscription(
         push=take_push(stated),
-        filter=pb.MatchFilter(event_names=event_names, automation_ids=automation_ids, labels=dict(labels)),
+        filter=pb.MatchFilter(event_names=event_names, automation_ids=automation_ids, labels=labels),
         backoff=pb.Backoff(initial_delay=first_delay, max_delay=longest_delay),
         **stated,
     )
