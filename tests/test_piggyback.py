@@ -20,12 +20,16 @@ from server.delivery.consumer import Consumer
 from server.delivery.dispatcher import Dispatcher
 from server.delivery.dispatchers import GROUP_STEPS, PIGGYBACK_STEPS, Dispatchers
 from server.errors import InternalError
+from server.ingest import group_transaction
+from server.ingest.commit import commit
 from tests.support.ingest_pipeline import GatedDatabase, drafts, ingest_pipeline_over
 from tests.support.leasing import SUBSCRIPTION
 from tests.support.stores import PostgresStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Sequence
+
+    from sqlalchemy import Connection
 
     from automation.subscriptions.values import Delivery, StepResult, Subscription
     from server.delivery.steps import StepInProgress
@@ -163,6 +167,36 @@ async def test_a_step_that_breaks_the_transaction_fails_no_sender(piggyback: Pig
         with dispatcher.attached(piggyback.consumer):
             dispatcher.request(piggyback.consumer, 10)
             assert [delivery.match.position for delivery in await piggyback.delivered()] == [1, 2, 3]
+
+
+async def test_a_step_whose_session_was_lost_is_not_failed_by_the_next_attempt(
+    piggyback: Piggyback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not piggyback._database.shared:
+        pytest.skip("SQLite has no sessions that are lost")
+    attempts = 0
+
+    def committing(*arguments: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 2:
+            raise ZeroDivisionError
+        return commit(*arguments)
+
+    def stepping(connection: Connection, *arguments: Any, **options: Any) -> StepResult:
+        if attempts == 1 and options.get("recorded") is not None:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        return leasing.step(connection, *arguments, **options)
+
+    monkeypatch.setattr(group_transaction, "commit", committing)
+    monkeypatch.setattr(piggyback, "_step", stepping)
+    with piggyback.dispatchers.used(piggyback._subscription) as dispatcher, dispatcher.attached(piggyback.consumer):
+        await piggyback.idle(dispatcher)
+        with pytest.raises(InternalError):
+            await piggyback.pipeline.send(drafts())
+        await piggyback.pipeline.send(drafts())
+        [delivery] = await piggyback.delivered()
+        assert (delivery.match.position, attempts) == (1, 3)
 
 
 async def test_matches_of_a_filter_are_known_without_being_read(piggyback: Piggyback, database: Database) -> None:

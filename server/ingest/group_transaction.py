@@ -27,7 +27,8 @@ class GroupTransaction:
     """The transaction of a group commit. The database may run it again, after an attempt that was rolled back.
 
     Such an attempt has left its decisions in the drafts, so each later one validates them again. `broken_by` is the
-    step that raised the error, None if something else did. `step_seconds` is the time of all steps.
+    step that raised the error of the latest attempt, None if something else did. `step_seconds` is the time of all
+    steps.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class GroupTransaction:
 
     def __call__(self, connection: Connection) -> list[ProjectCommit]:
         """Decide and store the batches, then take the steps. Return the part of each project."""
+        self.broken_by = None
         if self._begun:
             for batch in self._batches:
                 validate_batch(batch)

@@ -9,8 +9,8 @@
 This is done whenever a push changes on this server, and on a shared database every POLL_SECONDS. A claim there lasts
 CLAIM_SECONDS by the clock of the database: when a server dies, another one pushes its subscriptions after that time. A
 server that cannot renew a claim sends nothing more MARGIN_SECONDS before it ends, by its own clock, which began to run
-earlier. An SQLite file has one server, which claims everything for good; it looks again every UNSHARED_POLL_SECONDS for
-changes that were late to commit, and were answered as failed.
+earlier. An SQLite file has one server, which claims everything for good. It looks again every UNSHARED_POLL_SECONDS, so
+that even a change that was not applied takes effect.
 
 Claims only keep two servers from pushing at once; what each match still needs is decided by the leases, as ever.
 """
