@@ -141,7 +141,6 @@ async def test_nothing_is_pushed_of_a_deleted_project(
         stop(session)
 
     monkeypatch.setattr(project_deletion, "deleted_projects", lambda _: [])
-    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", WAIT)
     async with AsyncExitStack() as stack:
         pushing = await stack.enter_async_context(serving(store.url, push_networks=LOOPBACK))
         shop = await till(pushing)
@@ -177,7 +176,6 @@ async def test_a_push_that_is_cleared_while_the_server_reads_it_is_not_begun(
             assert go.wait(WAIT)
         return found
 
-    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", WAIT)
     async with serving(store.url, push_networks=LOOPBACK) as service:
         shop = await till(service)
         monkeypatch.setattr(pushers, "active_pushes", slowly)
@@ -198,7 +196,6 @@ async def test_a_subscription_whose_creation_was_cancelled_too_late_is_pushed(
     store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pushers, "POLL_SECONDS", 10 * WAIT)
-    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", 10 * WAIT)
     async with serving(store.url, push_networks=LOOPBACK) as service:
         shop = await till(service)
         writing = HeldBack(monkeypatch, push_store, "write_push")
@@ -208,20 +205,6 @@ async def test_a_subscription_whose_creation_was_cancelled_too_late_is_pushed(
         with pytest.raises(asyncio.CancelledError):
             await creating
         writing.go.set()
-        await record(shop, 1)
-        await receiver.received(1)
-
-
-@on_sqlite
-async def test_a_subscription_that_nobody_announced_is_pushed_before_long(
-    store: Store, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The commit of a change can succeed after the server has answered that it failed."""
-    monkeypatch.setattr(pushers, "UNSHARED_POLL_SECONDS", 0.1)
-    monkeypatch.setattr(pushers.Pushers, "apply", lambda *_: None)
-    async with serving(store.url, push_networks=LOOPBACK) as service:
-        shop = await till(service)
-        await push_to(shop, receiver.url)
         await record(shop, 1)
         await receiver.received(1)
 

@@ -73,7 +73,12 @@ async def serving(
     bridge = Bridge(
         access,
         Services(
-            ingestion.ingest, management.definitions, management.contacts, management.automations, management.runs
+            health,
+            ingestion.ingest,
+            management.definitions,
+            management.contacts,
+            management.automations,
+            management.runs,
         ),
         system,
         metrics,
@@ -82,7 +87,6 @@ async def serving(
         call_log=CallLog(settings.log_calls),
         tracer=tracer,
     )
-    bridge.check_writable = health.check_open
     connect = Connect(rpcs, servicers, max_json=settings.http_body_bytes)
     http_server = _http_server(settings, metrics, PathRouter([connect], bridge, Cors(settings.cors_origins)))
     grpc_server = GrpcServer(rpcs, servicers)

@@ -160,8 +160,6 @@ class Bridge:
         call_log: CallLog | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        self.check_writable: Callable[[], None] = lambda: None
-        """Raises the error of requests that write, while the database confirms nothing."""
         self._log = call_log or CallLog()
         self._tracer = tracer
         self._access = access
@@ -266,7 +264,7 @@ class Bridge:
         route, params = self._find_route(exchange, mount, caller)
         caller.authorize(route.scope)
         if route.changes:
-            self.check_writable()
+            self._services.health.check_open()
         if exchange.method in _READING:
             await self._take_turn(exchange, caller.project_pk)
         limit = self._bodies.limit

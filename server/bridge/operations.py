@@ -33,12 +33,14 @@ if TYPE_CHECKING:
     from server.services.contacts import Contacts
     from server.services.definitions import Definitions
     from server.services.runs import Runs
+    from server.storage.health import StorageHealth
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The objects that handlers call; the gRPC servicers call the same ones."""
+    """The objects that requests call; the gRPC servicers call the same ones."""
 
+    health: StorageHealth
     ingest: Ingest
     definitions: Definitions
     contacts: Contacts

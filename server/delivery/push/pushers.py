@@ -9,8 +9,7 @@
 This is done whenever a push changes on this server, and on a shared database every POLL_SECONDS. A claim there lasts
 CLAIM_SECONDS by the clock of the database: when a server dies, another one pushes its subscriptions after that time. A
 server that cannot renew a claim sends nothing more MARGIN_SECONDS before it ends, by its own clock, which began to run
-earlier. An SQLite file has one server, which claims everything for good. It looks again every UNSHARED_POLL_SECONDS, so
-that even a change that was not applied takes effect.
+earlier. An SQLite file has one server, which claims everything for good.
 
 Claims only keep two servers from pushing at once; what each match still needs is decided by the leases, as ever.
 """
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 POLL_SECONDS: Final = 0.5
-UNSHARED_POLL_SECONDS: Final = 5.0
 CLAIM_SECONDS: Final = 6.0
 MARGIN_SECONDS: Final = 1.0
 YIELD_SECONDS: Final = 0.75
@@ -138,7 +136,7 @@ class Pushers:
         """Wait for a change, for the shutdown, or until it is time to look again."""
         waiting = [asyncio.ensure_future(event.wait()) for event in (self._changed, self._shutdown.stopping)]
         try:
-            seconds = POLL_SECONDS if self._database.shared else UNSHARED_POLL_SECONDS
+            seconds = POLL_SECONDS if self._database.shared else None
             await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waiting:
