@@ -396,7 +396,8 @@ async def test_one_transaction_of_a_server_at_a_time_waits_for_the_head_of_a_pro
     """
     url = url_of(postgres, database=await created(postgres))
     async with two_nodes(url) as nodes:
-        holder = await asyncpg.connect(url)
+        # Within a transaction, PostgreSQL shows the activity that its first look has found.
+        holder, watcher = await asyncpg.connect(url), await asyncpg.connect(url)
         try:
             async with holder.transaction():
                 await holder.fetch("SELECT * FROM project_head FOR UPDATE")
@@ -405,14 +406,15 @@ async def test_one_transaction_of_a_server_at_a_time_waits_for_the_head_of_a_pro
                 calls.append(asyncio.create_task(nodes.clients[0].send(about(ADA))))
                 calls.append(asyncio.create_task(nodes.clients[1].upsert(ADA)))
                 async with asyncio.timeout(RECONNECT_SECONDS):
-                    while await holder.fetchval(waiting) < 2:  # noqa: ASYNC110 - a table has no event
+                    while await watcher.fetchval(waiting) < 2:  # noqa: ASYNC110 - a table has no event
                         await asyncio.sleep(0.05)
                 # The others would be there by now: they were called before.
                 await asyncio.sleep(0.2)
-                assert await holder.fetchval(waiting) == 2
+                assert await watcher.fetchval(waiting) == 2
                 assert not any(call.done() for call in calls)
         finally:
             await holder.close()
+            await watcher.close()
         await asyncio.gather(*calls)
 
 
