@@ -85,7 +85,7 @@ def pending(connection: Connection) -> list[str]:
 
 
 async def migrate(database: OpenDatabase) -> bool:
-    """Run the migrations that are missing, and return whether there were any. Repair sequences that are behind.
+    """Run the migrations that are missing, and return whether there were any. Repair sequences.
 
     Servers that start together take turns. Raises ValueError if the database is of a newer version, SchemaChangeFailed
     if a migration fails.

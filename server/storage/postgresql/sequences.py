@@ -1,4 +1,4 @@
-"""Sequences that are behind the keys of their tables, as after a restore of data alone: each new row would fail."""
+"""Sequences that would return keys already in use, as after a restore of data alone: each new row would fail."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBERED = (project, contact, contact_erasure, automation, subscription)
 
 
 def tables_to_repair(connection: Connection) -> list[Table]:
-    """Return the tables whose sequences seem to be behind; none on SQLite, which has no sequences."""
+    """Return the tables whose sequences seem to need a repair; none on SQLite, which has no sequences."""
     if connection.dialect.name != "postgresql":
         return []
     return [table for table in NUMBERED if _largest(connection, table) > _last(connection, table)]
